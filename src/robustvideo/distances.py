@@ -1,0 +1,83 @@
+"""How far an adversarial clip is from its original. Every function reduces per clip, never over the batch.
+
+Inputs are two float tensors (B, C, T, H, W) in [0, 1] (the norms also take any (B, ...), such as sound); the
+result is a (B,) tensor. `l21` and `ssim_per_frame` are differentiable: attacks optimise them.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def linf(a: Tensor, b: Tensor) -> Tensor:
+    """Largest absolute difference."""
+    return (a - b).flatten(1).abs().amax(1)
+
+
+def l2(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean norm of the difference, over all values of a clip (not a root *mean* square)."""
+    return torch.linalg.vector_norm((a - b).flatten(1), dim=1)
+
+
+def frame_rms(delta: Tensor) -> Tensor:
+    """Root mean square of each frame of a perturbation (B, C, T, H, W): a (B, T) tensor.
+
+    The gradient at an untouched frame is 0, not NaN.
+    """
+    mean_square = delta.square().mean((1, 3, 4))
+    return torch.where(mean_square > 0, mean_square, torch.ones_like(mean_square)).sqrt() * (mean_square > 0)
+
+
+def l21(a: Tensor, b: Tensor) -> Tensor:
+    """Sum over frames of each frame's root mean square difference: the L2,1 norm of the sparse video attacks.
+
+    ``sum_t sqrt(mean_{c,h,w} (a - b)^2)``; a constant shift by c of one frame measures |c| at any frame size.
+    Source: Wei et al. 2019; DeepSAVA section 3.2 (the papers' text leaves sum or mean over the frame's values
+    open; their public code takes the mean).
+    """
+    return frame_rms(a - b).sum(1)
+
+
+def frames_touched(a: Tensor, b: Tensor) -> Tensor:
+    """Number of frames in which any value differs (int64)."""
+    return (a != b).any(4).any(3).any(1).sum(1)
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB over the whole clip; infinite for equal clips."""
+    return -10.0 * torch.log10((a - b).square().flatten(1).mean(1))
+
+
+def ssim_per_frame(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
+    """Structural similarity of every frame: a (B, T) tensor in [-1, 1].
+
+    Gaussian window 11 with sigma 1.5, K1 = 0.01, K2 = 0.03, data range 1 (Wang et al. 2004), averaged over the
+    positions where the whole window lies inside the frame, and over channels. A frame smaller than the window
+    shrinks it to the largest odd size that fits.
+    """
+    size = min(window, a.shape[3], a.shape[4])
+    size -= 1 - size % 2
+    offsets = torch.arange(size, dtype=a.dtype, device=a.device) - (size - 1) / 2
+    kernel = torch.exp(-0.5 * (offsets / sigma).square())
+    kernel = kernel / kernel.sum()
+
+    def blur(x: Tensor) -> Tensor:
+        x = F.conv2d(x, kernel.view(1, 1, size, 1))
+        return F.conv2d(x, kernel.view(1, 1, 1, size))
+
+    batch, channels, frames, height, width = a.shape
+    x, y = (v.transpose(1, 2).reshape(-1, 1, height, width) for v in (a, b))
+    mean_x, mean_y, mean_xx, mean_yy, mean_xy = blur(torch.cat([x, y, x * x, y * y, x * y])).chunk(5)
+    c1, c2 = 0.01**2, 0.03**2
+    covariance = mean_xy - mean_x * mean_y
+    variances = (mean_xx - mean_x.square()).clamp_min(0) + (mean_yy - mean_y.square()).clamp_min(0)
+    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    similarity = similarity / ((mean_x.square() + mean_y.square() + c1) * (variances + c2))
+    return similarity.view(batch, frames, channels, -1).mean((2, 3))
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Mean over frames of `ssim_per_frame`."""
+    return ssim_per_frame(a, b).mean(1)

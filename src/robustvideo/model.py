@@ -1,0 +1,266 @@
+"""`Model`: anything that maps a `Clip` to logits, and the abilities that an attack may ask of it.
+
+`wrap` turns a plain network into a model: resizing, frame sampling, channel order, layout and normalisation become
+part of the network under attack, so that a budget always means pixels of the stored video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustvideo.clip import Clip
+from robustvideo.errors import InputError
+
+Layout = Literal["bcthw", "btchw", "bthwc"]
+
+
+class Model(nn.Module):
+    """Base of every model. Subclasses map a `Clip` to logits (B, K) in ``forward``.
+
+    Attributes:
+        labels: class names by index, or None when unknown.
+        frames: number of frames the network takes; None when any.
+        size: (height, width) the network takes; None when any.
+        sample_rate: rate of the sound the network takes; None when it is deaf.
+    """
+
+    labels: tuple[str, ...] | None = None
+    frames: int | None = None
+    size: tuple[int, int] | None = None
+    sample_rate: int | None = None
+
+    def forward(self, clip: Clip) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What a mixture of experts decided.
+
+    Attributes:
+        logits: (B, K) of the whole model.
+        router_logits: (B, M), before any softmax.
+        expert_logits: (B, M, K); rows of experts that did not run are NaN.
+        weights: (B, M) gate weights, 0 for experts that were not chosen.
+    """
+
+    logits: Tensor
+    router_logits: Tensor
+    expert_logits: Tensor
+    weights: Tensor
+
+
+@runtime_checkable
+class Routed(Protocol):
+    """A mixture of experts that shows its routing."""
+
+    def route(self, clip: Clip) -> Routing:
+        """Router logits, expert logits and gate weights of one forward pass."""
+
+
+@runtime_checkable
+class Featurised(Protocol):
+    """A model with one feature per time step and modality."""
+
+    def features(self, clip: Clip) -> Mapping[str, Tensor]:
+        """Modality -> (B, steps, D) features, before fusion."""
+
+    def fuse(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, K) from what `features` returned."""
+
+
+@runtime_checkable
+class Framewise(Protocol):
+    """A model that encodes each frame alone, then reads the sequence."""
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        """(N, C, H, W) frames in [0, 1] -> (N, D) features."""
+
+    def head(self, features: Tensor) -> Tensor:
+        """(B, T, D) features of a clip's frames -> logits (B, K)."""
+
+
+@runtime_checkable
+class Purified(Protocol):
+    """A model behind a purifier."""
+
+    @property
+    def undefended(self) -> Model:
+        """The model behind the purifier."""
+
+    @property
+    def gradient_mode(self) -> str:
+        """How gradients pass the purifier: none, bpda, exact or diffattack."""
+
+
+class WrappedModel(Model):
+    """A network with its own preprocessing in front; see `wrap`."""
+
+    _mean: Tensor
+    _std: Tensor
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        frames: int | None,
+        size: int | tuple[int, int] | None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        channel_order: Literal["rgb", "bgr"] = "rgb",
+        layout: Layout = "bcthw",
+        labels: Sequence[str] | None = None,
+    ):
+        super().__init__()
+        if channel_order not in ("rgb", "bgr"):
+            raise InputError(f"channel_order is 'rgb' or 'bgr', got {channel_order!r}.")
+        if layout not in ("bcthw", "btchw", "bthwc"):
+            raise InputError(f"layout is 'bcthw', 'btchw' or 'bthwc', got {layout!r}.")
+        self.module = module
+        self.frames = frames
+        self.size = (size, size) if isinstance(size, int) else size
+        self.labels = tuple(labels) if labels is not None else None
+        self.channel_order = channel_order
+        self.layout = layout
+        self.normalises = mean is not None or std is not None
+        for name, values, default in (("_mean", mean, 0.0), ("_std", std, 1.0)):
+            tensor = torch.tensor(values if values is not None else [default] * 3, dtype=torch.float32)
+            self.register_buffer(name, tensor.view(-1, 1, 1, 1), persistent=False)
+
+    def forward(self, clip: Clip) -> Tensor:
+        return logits_of(self.module(self.prepare(clip.video)))
+
+    def prepare(self, video: Tensor) -> Tensor:
+        """Sampling, resizing, channel order, normalisation and layout, all differentiable."""
+        if self.frames is not None and video.shape[2] != self.frames:
+            video = video[:, :, uniform_indices(video.shape[2], self.frames).to(video.device)]
+        if self.size is not None and tuple(video.shape[3:]) != self.size:
+            batch, channels, frames = video.shape[:3]
+            flat = video.transpose(1, 2).flatten(0, 1)
+            flat = F.interpolate(flat, self.size, mode="bilinear", align_corners=False, antialias=True)
+            video = flat.view(batch, frames, channels, *self.size).transpose(1, 2)
+        if self.normalises:
+            video = (video - self._mean.to(video.dtype)) / self._std.to(video.dtype)
+        if self.channel_order == "bgr":
+            video = video.flip(1)
+        if self.layout == "btchw":
+            video = video.transpose(1, 2)
+        elif self.layout == "bthwc":
+            video = video.permute(0, 2, 3, 4, 1)
+        return video
+
+
+def wrap(
+    module: nn.Module,
+    *,
+    frames: int | None,
+    size: int | tuple[int, int] | None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    channel_order: Literal["rgb", "bgr"] = "rgb",
+    layout: Layout = "bcthw",
+    labels: Sequence[str] | None = None,
+) -> WrappedModel:
+    """Turn a network into a `Model` that takes a `Clip`.
+
+    Args:
+        module: maps a video tensor to logits (B, K), or to an object or mapping with ``logits``.
+        frames: frames the network takes; clips of another length are sampled uniformly. None: any.
+        size: side, or (height, width), the network takes; clips of another size are resized (bilinear with
+            antialiasing). None: any.
+        mean, std: per-channel normalisation in RGB order, applied to pixels in [0, 1]. Default: none.
+        channel_order: order of the channels the network wants. Default "rgb".
+        layout: order of the axes the network wants, out of b(atch), c(hannel), t(ime), h(eight), w(idth).
+        labels: class names by index, for reports and for manifests that name their classes.
+
+    Raises:
+        InputError: an unknown layout or channel order.
+    """
+    return WrappedModel(
+        module, frames=frames, size=size, mean=mean, std=std, channel_order=channel_order, layout=layout, labels=labels
+    )
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in whatever a network returned: a tensor, a mapping or an object with ``logits``.
+
+    Raises:
+        InputError: none is there.
+    """
+    if isinstance(output, Tensor):
+        return output
+    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(found, Tensor):
+        return found
+    raise InputError(f"The model returned {type(output).__name__}, not logits: return a tensor (B, classes).")
+
+
+def uniform_indices(available: int, wanted: int) -> Tensor:
+    """``wanted`` frame numbers spread evenly over ``available``, the middle of each equal stretch (int64)."""
+    return ((torch.arange(wanted, dtype=torch.float64) + 0.5) * available / wanted).long()
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's first parameter or buffer lives; the CPU if it has none. The model is never moved."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+@contextmanager
+def under_attack(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and frozen parameters; everything as before afterwards, also after an exception.
+
+    Each module's own train / eval flag and each parameter's ``requires_grad`` and ``grad`` are restored.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.eval()
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        for module, mode in modes:
+            module.training = mode
+
+
+@torch.no_grad()
+def classify(model: Model, clip: Clip) -> Tensor:
+    """Logits (B, K) in the model's own precision: no autocast, no TF32. The only source of verdicts.
+
+    Raises:
+        InputError: logits of the wrong shape, on another device, or not finite.
+    """
+    device_type = clip.device.type
+    tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.autocast(device_type, enabled=False):
+            logits = model(clip)
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32
+    check_logits(logits, clip)
+    return logits
+
+
+def check_logits(logits: Tensor, clip: Clip) -> None:
+    """Raise `InputError` unless ``logits`` is a finite (B, K) tensor on the clip's device, K at least 2."""
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(clip) or logits.shape[1] < 2:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"The model must return logits of shape ({len(clip)}, classes), got {shape}.")
+    if logits.device != clip.device:
+        raise InputError(f"The model returned logits on {logits.device} for a clip on {clip.device}.")
+    finite = logits.isfinite().all(1)
+    if not finite.all():
+        bad = [clip.ids[i] for i in (~finite).nonzero().flatten().tolist()]
+        raise InputError(f"The model returned NaN or infinite logits for clip {', '.join(bad[:3])}.")

@@ -1,0 +1,199 @@
+"""One registry per kind of thing: a name -> a frozen configuration class.
+
+Built-in classes are found by reading the source of a package, without importing it, so that ``robustvideo list``
+answers without loading torch. A class is listed, documented and tested because it exists::
+
+    @attacks.register("pgd")
+    @dataclass(frozen=True)
+    class PGD(AscentAttack):
+        '''Projected gradient descent (Madry et al. 2018).'''
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import importlib.util
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from robustvideo.errors import InputError, unknown
+from robustvideo.spec import Call, format_call, parse_call
+
+T = TypeVar("T")
+C = TypeVar("C", bound=type)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered name: where its class lives and the first line of its docstring."""
+
+    name: str
+    module: str
+    cls: str
+    summary: str
+
+
+class Registry(Generic[T]):
+    """Names of one kind of configurable thing.
+
+    Args:
+        kind: the noun for messages, e.g. "attack".
+        variable: the name under which modules use this registry as a decorator, e.g. "attacks" in
+            ``@attacks.register("pgd")``.
+        package: dotted package whose source is searched for such decorators.
+    """
+
+    def __init__(self, kind: str, variable: str, package: str):
+        self.kind = kind
+        self._variable = variable
+        self._package = package
+        self._added: dict[str, Entry] = {}
+
+    def register(self, name: str) -> Callable[[C], C]:
+        """Class decorator that gives a class its public name."""
+
+        def add(cls: C) -> C:
+            cls.registered_name = name  # type: ignore[attr-defined]
+            summary = (cls.__doc__ or "").strip().partition("\n")[0]
+            self._added[name] = Entry(name, cls.__module__, cls.__qualname__, summary)
+            return cls
+
+        return add
+
+    @cached_property
+    def _found(self) -> dict[str, Entry]:
+        spec = importlib.util.find_spec(self._package)
+        folders = [Path(p) for p in (spec.submodule_search_locations or [])] if spec else []
+        found: dict[str, Entry] = {}
+        for folder in folders:
+            for path in sorted(folder.glob("*.py")):
+                module = self._package if path.stem == "__init__" else f"{self._package}.{path.stem}"
+                for entry in _decorated(path, module, self._variable):
+                    found[entry.name] = entry
+        return found
+
+    def entries(self) -> dict[str, Entry]:
+        """All names, sorted, without importing their modules."""
+        return dict(sorted({**self._found, **self._added}.items()))
+
+    def get(self, name: str) -> type[T]:
+        """The class of a name.
+
+        Raises:
+            InputError: no such name, with the nearest ones.
+        """
+        entry = self.entries().get(name)
+        if entry is None:
+            raise unknown(self.kind, name, self.entries())
+        return typing.cast("type[T]", getattr(importlib.import_module(entry.module), entry.cls))
+
+    def build(self, spec: str | Call) -> T:
+        """Build an instance from a spec such as ``pgd(eps=8/255, steps=20)``.
+
+        Raises:
+            InputError: an unknown name, a misspelt parameter or a value of the wrong type.
+        """
+        call = parse_call(spec) if isinstance(spec, str) else spec
+        return construct(self.get(call.name), call)
+
+
+def construct(cls: type[T], call: Call) -> T:
+    """Instantiate a dataclass from a call, checking parameter names and types and building nested calls.
+
+    Raises:
+        InputError: a misspelt parameter, a value of the wrong type, or a value that the class refuses.
+    """
+    hints = parameters(cls)
+    arguments: dict[str, Any] = {}
+    for key, value in call.arguments.items():
+        if key not in hints:
+            raise unknown(f"parameter of {call.name}:", key, hints)
+        arguments[key] = _coerce(hints[key], value, f"{call.name}({key}=...)")
+    return cls(**arguments)
+
+
+def parameters(cls: type) -> Mapping[str, Any]:
+    """Name -> type of everything the constructor of a dataclass accepts, init-only parameters included."""
+    hints = typing.get_type_hints(cls)
+    fields: dict[str, dataclasses.Field[Any]] = cls.__dataclass_fields__  # type: ignore[attr-defined]
+    accepted = {}
+    for name, field in fields.items():
+        if field.init:
+            hint = hints[name]
+            accepted[name] = hint.type if isinstance(hint, dataclasses.InitVar) else hint
+    return accepted
+
+
+def describe(instance: Any) -> Call:
+    """The call that builds an equal instance; parameters at their defaults are left out."""
+    arguments: dict[str, Any] = {}
+    for field in dataclasses.fields(instance):
+        value = getattr(instance, field.name)
+        if not field.init or not field.repr or value == _default(field):
+            continue
+        nested = dataclasses.is_dataclass(value) and not isinstance(value, type)
+        arguments[field.name] = describe(value) if nested else value
+    return Call(type(instance).registered_name, arguments)
+
+
+def spec_of(instance: Any) -> str:
+    """The spec string that builds an equal instance."""
+    return format_call(describe(instance))
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    registries = [r for r in _nested if r.accepts(hint)]
+    if registries and isinstance(value, Call | str):
+        return registries[0].registry.build(value)
+    try:
+        return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        raise InputError(f"{where}: {error.errors()[0]['msg'].lower()}, got {value!r}.") from error
+
+
+@dataclass(frozen=True)
+class _Nested:
+    base: type
+    registry: Registry[Any]
+
+    def accepts(self, hint: Any) -> bool:
+        members = typing.get_args(hint) or (hint,)
+        return any(isinstance(m, type) and issubclass(m, self.base) for m in members)
+
+
+_nested: list[_Nested] = []
+
+
+def allow_nested(base: type, registry: Registry[Any]) -> None:
+    """Let parameters typed as ``base`` be written as nested specs of ``registry``."""
+    _nested.append(_Nested(base, registry))
+
+
+def _decorated(path: Path, module: str, variable: str) -> list[Entry]:
+    entries = []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for decorator in node.decorator_list:
+            match decorator:
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Name(id=owner), attr="register"),
+                    args=[ast.Constant(value=str(name))],
+                ) if owner == variable:
+                    summary = (ast.get_docstring(node) or "").partition("\n")[0]
+                    entries.append(Entry(name, module, node.name, summary))
+    return entries
