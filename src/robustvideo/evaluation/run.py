@@ -1,0 +1,142 @@
+"""`Run`: the directory of one evaluation, and its versioned manifest ``run.json``."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from robustvideo.errors import InputError, RunConflict
+from robustvideo.evaluation.records import Record, read_records
+from robustvideo.storage import write_text
+
+SCHEMA_VERSION = 1
+
+Status = Literal["running", "finished"]
+
+
+class Manifest(BaseModel):
+    """What ``run.json`` holds.
+
+    Attributes:
+        schema_version: version of this layout and of the record schema.
+        robustvideo: version of the package that made the run.
+        created: ISO time of the first start.
+        status: "running" until every work item is on disk.
+        title: heading of the report.
+        configuration: everything the records depend on; the same command must produce the same value.
+        items: number of work items of the whole run.
+        model: facts of the model: spec, class names, parameters, frames, size.
+        data: facts of the data: spec, clips, class names.
+        environment: versions of Python and of the libraries, processor, device.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    robustvideo: str = ""
+    created: str = ""
+    status: Status = "running"
+    title: str = "Robustness report"
+    configuration: dict[str, Any] = Field(default_factory=dict)
+    items: int = 0
+    model: dict[str, Any] = Field(default_factory=dict)
+    data: dict[str, Any] = Field(default_factory=dict)
+    environment: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """An evaluation on disk.
+
+    Attributes:
+        path: its directory.
+        manifest: its ``run.json``.
+    """
+
+    path: Path
+    manifest: Manifest = field(repr=False)
+
+    def records(self) -> list[Record]:
+        """All rows on disk."""
+        return read_records(self.path)
+
+    def save(self) -> None:
+        """Write ``run.json`` atomically."""
+        write_text(self.path / "run.json", self.manifest.model_dump_json(indent=2) + "\n")
+
+
+def open_run(path: Path) -> Run:
+    """Read a run directory.
+
+    Raises:
+        InputError: it is not one.
+        RunConflict: it was written by a newer version.
+    """
+    file = path / "run.json"
+    if not file.is_file():
+        raise InputError(f"{path} is not a run directory: it has no run.json.")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        written_by = int(content.get("schema_version", 0))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{file} is damaged and cannot be read as a run manifest.") from error
+    if written_by > SCHEMA_VERSION:
+        raise RunConflict(
+            f"{path} was written by robustvideo {content.get('robustvideo', '?')} (schema {written_by}); "
+            f"this version reads up to schema {SCHEMA_VERSION}: upgrade, or use another --out."
+        )
+    try:
+        return Run(path, Manifest.model_validate(content))
+    except ValidationError as error:
+        raise InputError(f"{file} is not a valid run manifest: {error.errors()[0]['msg'].lower()}.") from error
+
+
+def start_run(path: Path, manifest: Manifest) -> Run:
+    """Create a run directory, or continue the one that is there.
+
+    Raises:
+        RunConflict: the directory holds a run of another configuration, a newer version's run, or other files.
+    """
+    if (path / "run.json").exists():
+        run = open_run(path)
+        difference = first_difference(run.manifest.configuration, manifest.configuration)
+        if difference:
+            raise RunConflict(f"{path} holds a run of another configuration ({difference}): choose another --out.")
+        return run
+    if path.exists() and any(path.iterdir()):
+        raise RunConflict(f"{path} is not empty and is not a run directory: choose another --out.")
+    run = Run(path, manifest)
+    run.save()
+    return run
+
+
+def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """A phrase for the first entry in which two configurations differ; empty when they agree."""
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            return f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
+    return ""
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine facts for the manifest."""
+    packages = {}
+    for name in ("robustvideo", "torch", "torchvision", "av", "numpy", "accelerate", "transformers"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {"python": platform.python_version(), "platform": sys.platform, "machine": platform.machine(), **packages}
+
+
+def now() -> str:
+    """The current time in UTC, ISO format, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
