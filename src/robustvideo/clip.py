@@ -138,3 +138,8 @@ def concatenate(clips: Sequence[Clip]) -> Clip:
         sample_rate=clips[0].sample_rate,
         ids=tuple(i for c in clips for i in c.ids),
     )
+
+
+def per_clip(values: Tensor, like: Tensor) -> Tensor:
+    """One value per clip (B,), shaped to broadcast over a (B, ...) tensor."""
+    return values.view(-1, *([1] * (like.ndim - 1)))

@@ -139,14 +139,22 @@ def describe(instance: Any) -> Call:
         value = getattr(instance, field.name)
         if not field.init or not field.repr or value == _default(field):
             continue
-        nested = dataclasses.is_dataclass(value) and not isinstance(value, type)
-        arguments[field.name] = describe(value) if nested else value
+        arguments[field.name] = _plain(value)
     return Call(type(instance).registered_name, arguments)
 
 
 def spec_of(instance: Any) -> str:
     """The spec string that builds an equal instance."""
     return format_call(describe(instance))
+
+
+def _plain(value: Any) -> Any:
+    """A parameter's value in the terms of the spec grammar."""
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return describe(value)
+    return value
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
@@ -156,9 +164,11 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:
-    registries = [r for r in _nested if r.accepts(hint)]
-    if registries and isinstance(value, Call | str):
-        return registries[0].registry.build(value)
+    nested = next((n for n in _nested if n.accepts(hint)), None)
+    if nested is not None:
+        if isinstance(value, list):
+            return tuple(nested.registry.build(v) for v in value)
+        return value if value is None else nested.registry.build(value)
     try:
         return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
     except ValidationError as error:
@@ -171,6 +181,7 @@ class _Nested:
     registry: Registry[Any]
 
     def accepts(self, hint: Any) -> bool:
+        """Whether a parameter of this type takes nested specs: ``base``, ``base | None`` or ``tuple[base, ...]``."""
         members = typing.get_args(hint) or (hint,)
         return any(isinstance(m, type) and issubclass(m, self.base) for m in members)
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustvideo.clip import Clip, Modality
+from robustvideo.clip import Clip, Modality, per_clip
 from robustvideo.distances import frame_rms, l21
 from robustvideo.errors import InputError
 from robustvideo.randomness import ClipRandom
@@ -59,7 +59,7 @@ class ThreatModel(ABC):
         stored = clip
         for part, variable, mask, budget in zip(self.parts, variables, masks, eps, strict=True):
             signal = stored.signal(part.modality)
-            stored = stored.with_signal(part.modality, part.store(signal, variable, mask, budget))
+            stored = stored.with_signal(part.modality, part.quantise(signal, variable, mask, budget))
         return stored
 
     def verify(self, clip: Clip, adversarial: Clip, masks: Sequence[Tensor | None], eps: Sequence[Tensor]) -> Tensor:
@@ -145,7 +145,7 @@ class Part(ThreatModel):
     def within_budget(self, clean: Tensor, changed: Tensor, eps: Tensor) -> Tensor:
         """(B,) bool: is the difference inside the ball?"""
 
-    def store(self, signal: Tensor, variable: Tensor, mask: Tensor | None, eps: Tensor) -> Tensor:
+    def quantise(self, signal: Tensor, variable: Tensor, mask: Tensor | None, eps: Tensor) -> Tensor:
         """The changed signal, rounded onto the grid without leaving the ball."""
         changed = self.apply(signal, variable, mask).detach().clamp(*self.box)
         return self._round(changed) if self.stored else changed
@@ -207,12 +207,12 @@ class NormBall(Part):
         variable = self._into_ball(variable, eps, signal, mask)
         return (signal + variable).clamp_(*self.box) - signal if dense else variable
 
-    def store(self, signal: Tensor, variable: Tensor, mask: Tensor | None, eps: Tensor) -> Tensor:
+    def quantise(self, signal: Tensor, variable: Tensor, mask: Tensor | None, eps: Tensor) -> Tensor:
         """Round to the nearest grid point; where that leaves the ball, shrink the perturbation until it does not.
 
         The share of the perturbation that is kept is found by bisection (12 halvings), clip by clip.
         """
-        stored = super().store(signal, variable, mask, eps)
+        stored = super().quantise(signal, variable, mask, eps)
         kept = torch.ones(len(signal), dtype=signal.dtype, device=signal.device)
         high, low = kept.clone(), torch.zeros_like(kept)
         over = ~self.within_budget(signal, stored, eps)
@@ -220,13 +220,13 @@ class NormBall(Part):
             return stored
         for _ in range(12):
             kept = torch.where(over, (low + high) / 2, kept)
-            trial = super().store(signal, variable * _each(kept, variable), mask, eps)
+            trial = super().quantise(signal, variable * per_clip(kept, variable), mask, eps)
             ok = self.within_budget(signal, trial, eps)
             low, high = torch.where(ok, kept, low), torch.where(ok, high, kept)
-        shrunk = super().store(signal, variable * _each(low, variable), mask, eps)
+        shrunk = super().quantise(signal, variable * per_clip(low, variable), mask, eps)
         fits = self.within_budget(signal, shrunk, eps)
-        shrunk = torch.where(_each(fits, signal), shrunk, signal)  # an off-grid clean clip may not round at all
-        return torch.where(_each(over, signal), shrunk, stored)
+        shrunk = torch.where(per_clip(fits, signal), shrunk, signal)  # an off-grid clean clip may not round at all
+        return torch.where(per_clip(over, signal), shrunk, stored)
 
     @abstractmethod
     def _into_ball(self, variable: Tensor, eps: Tensor, signal: Tensor, mask: Tensor | None) -> Tensor:
@@ -265,18 +265,18 @@ class Linf(NormBall):
 
     def random_start(self, signal: Tensor, eps: Tensor, mask: Tensor | None, random: ClipRandom) -> Tensor:
         draw = random.uniform(self.zeros(signal)) * 2 - 1
-        return self.project(signal, draw * _each(eps, draw), eps, mask)
+        return self.project(signal, draw * per_clip(eps, draw), eps, mask)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         return gradient.sign()
 
-    def store(self, signal: Tensor, variable: Tensor, mask: Tensor | None, eps: Tensor) -> Tensor:
+    def quantise(self, signal: Tensor, variable: Tensor, mask: Tensor | None, eps: Tensor) -> Tensor:
         """Round to the nearest grid point inside the ball."""
         changed = self.apply(signal, variable, mask).detach().clamp(*self.box)
         if not self.stored:
             return changed
         levels = GRID[self.modality]
-        reach = _each(eps, signal)
+        reach = per_clip(eps, signal)
         slack = 1e-3  # of one level: the representation error of x * 255, far below any real step
         least = torch.ceil((signal - reach) * levels - slack)
         most = torch.floor((signal + reach) * levels + slack)
@@ -288,7 +288,7 @@ class Linf(NormBall):
         return (changed - clean).flatten(1).abs().amax(1) <= eps + slack
 
     def _into_ball(self, variable: Tensor, eps: Tensor, signal: Tensor, mask: Tensor | None) -> Tensor:
-        bound = _each(eps, variable)
+        bound = per_clip(eps, variable)
         return variable.clamp(-bound, bound)
 
 
@@ -309,7 +309,7 @@ class L2(NormBall):
 
     def steepest(self, gradient: Tensor) -> Tensor:
         norm = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
-        return gradient / _each(norm.clamp_min(torch.finfo(norm.dtype).tiny), gradient)
+        return gradient / per_clip(norm.clamp_min(torch.finfo(norm.dtype).tiny), gradient)
 
     def within_budget(self, clean: Tensor, changed: Tensor, eps: Tensor) -> Tensor:
         return torch.linalg.vector_norm((changed - clean).flatten(1), dim=1) <= eps * (1 + _TOLERANCE)
@@ -322,7 +322,7 @@ class L2(NormBall):
 
     def _scaled_to(self, variable: Tensor, norm: Tensor, signal: Tensor) -> Tensor:
         now = self._norm(variable, signal).clamp_min(torch.finfo(variable.dtype).tiny)
-        return variable * _each(norm / now, variable)
+        return variable * per_clip(norm / now, variable)
 
 
 @threats.register("l21")
@@ -345,7 +345,7 @@ class L21(NormBall):
             draw = draw * mask
         length = random.uniform(eps[:, None])[:, 0] * eps
         norm = frame_rms(draw).sum(1).clamp_min(torch.finfo(draw.dtype).tiny)
-        return self.project(signal, draw * _each(length / norm, draw), eps, mask)
+        return self.project(signal, draw * per_clip(length / norm, draw), eps, mask)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         sizes = frame_rms(gradient)
@@ -385,7 +385,7 @@ class FlowField(Part):
 
     def random_start(self, signal: Tensor, eps: Tensor, mask: Tensor | None, random: ClipRandom) -> Tensor:
         draw = random.uniform(self.zeros(signal)) * 2 - 1
-        return self.project(signal, draw * _each(eps, draw), eps, mask)
+        return self.project(signal, draw * per_clip(eps, draw), eps, mask)
 
     def apply(self, signal: Tensor, variable: Tensor, mask: Tensor | None) -> Tensor:
         if mask is None:
@@ -393,7 +393,7 @@ class FlowField(Part):
         return torch.where(mask > 0, warp(signal, variable * mask), signal)
 
     def project(self, signal: Tensor, variable: Tensor, eps: Tensor, mask: Tensor | None) -> Tensor:
-        bound = _each(eps, variable)
+        bound = per_clip(eps, variable)
         variable = variable.clamp(-bound, bound)
         return variable if mask is None else variable * mask
 
@@ -405,6 +405,7 @@ class FlowField(Part):
         return torch.ones(len(clean), dtype=torch.bool, device=clean.device)
 
 
+@threats.register("joint")
 @dataclass(frozen=True)
 class Joint(ThreatModel):
     """Several parts at once: one per modality, or several on one (a warp, then noise), applied in order.
@@ -451,11 +452,6 @@ def warp(video: Tensor, flow: Tensor) -> Tensor:
     images = video.transpose(1, 2).flatten(0, 1)
     moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
     return moved.view(batch, frames, channels, height, width).transpose(1, 2)
-
-
-def _each(per_clip: Tensor, like: Tensor) -> Tensor:
-    """A (B,) tensor, shaped to multiply a (B, ...) one."""
-    return per_clip.view(-1, *([1] * (like.ndim - 1)))
 
 
 def _onto_simplex(sizes: Tensor, total: Tensor) -> Tensor:

@@ -1,0 +1,228 @@
+"""The ascent loop: one objective, one gradient estimator, one update rule, one threat model.
+
+FGSM, PGD, momentum attacks and most of what the papers propose are compositions of these parts. The loop adds what
+they all need: random starts and restarts, the active set (a clip leaves the batch at its first verified success),
+the best iterate, traces and counters. Every decision is made per clip.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from robustvideo.attacks.attack import AttackResult, Problem, Variables, Verdict, margin
+from robustvideo.attacks.gradients import GradientEstimator
+from robustvideo.attacks.objectives import Objective
+from robustvideo.attacks.updates import State, UpdateRule
+from robustvideo.clip import per_clip
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """How to climb.
+
+    Attributes:
+        objective: what to increase.
+        estimator: how its gradient is obtained.
+        update: how the gradient moves the variables.
+        steps: gradient steps per start; 0 tries the starts alone.
+        random_start: start at a random point of the ball instead of at the clean clip.
+        restarts: independent starts. A restart touches only the clips that still stand, so more restarts never
+            help the defender.
+        early_stop: a clip that has verifiably succeeded is not attacked further. Without it every clip takes all
+            steps, and the largest margin wins.
+        seed: seeds the random starts, with each clip's id and the number of the restart.
+    """
+
+    objective: Objective
+    estimator: GradientEstimator
+    update: UpdateRule
+    steps: int
+    random_start: bool
+    restarts: int = 1
+    early_stop: bool = True
+    seed: int = 0
+
+    def __call__(self, problem: Problem) -> AttackResult:
+        """Climb, and return per clip the best verified point: a success before none, then the largest margin."""
+        best = _Best(problem, self.steps)
+        standing = torch.arange(len(problem.clip), device=problem.clip.device)
+        for restart in range(self.restarts):
+            self._climb(self._front(problem.select(standing), standing, restart), best)
+            if self.early_stop:
+                standing = (~best.success).nonzero()[:, 0]
+            if len(standing) == 0:
+                break
+        return best.result()
+
+    def _front(self, problem: Problem, rows: Tensor, restart: int) -> _Front:
+        problem = replace(problem, reference=self.objective.reference(problem))
+        random = problem.random(self.seed, restart) if self.random_start else None
+        variables = []
+        for part, eps, mask in zip(problem.threat.parts, problem.eps, problem.masks, strict=True):
+            signal = problem.clip.signal(part.modality)
+            start = part.zeros(signal) if random is None else part.random_start(signal, eps, mask, random)
+            variables.append(start)
+        return _Front(
+            problem=problem,
+            rows=rows,
+            variables=tuple(variables),
+            states=tuple(self.update.init(v) for v in variables),
+            peak=tuple(variables),
+            peak_margin=torch.full((len(rows),), -torch.inf, device=rows.device),
+            peak_step=torch.zeros_like(rows),
+            trace=torch.full((len(rows), self.steps), torch.nan, device=rows.device),
+        )
+
+    def _climb(self, front: _Front, best: _Best) -> None:
+        for step in range(self.steps):
+            problem = front.problem
+            point = self.update.query(front.variables, front.states, problem.eps)
+            estimate = self.estimator(problem, self.objective, point)
+            best.count(front.rows, estimate.forwards, estimate.backwards)
+            front.trace[:, step] = estimate.objective.to(front.trace.dtype)
+            margins = margin(estimate.logits, problem.labels, problem.targeted)
+            candidate = front.projected(point)
+            front = front.with_peak(candidate, margins, step)
+            gradients = estimate.gradients
+            if self.early_stop:
+                left = front.settle((margins > 0).nonzero()[:, 0], candidate, step, best)
+                if len(left) == 0:
+                    return
+                if len(left) < len(front.rows):
+                    front = front.select(left)
+                    gradients = tuple(g[left] for g in gradients)
+            front = self._move(front, gradients)
+        everyone = torch.arange(len(front.rows), device=front.rows.device)
+        front.settle(everyone, front.variables, self.steps, best)
+        if not self.early_stop:
+            beaten = front.peak_margin > best.margin[front.rows]
+            front.settle(beaten.nonzero()[:, 0], front.peak, front.peak_step, best)
+
+    def _move(self, front: _Front, gradients: Variables) -> _Front:
+        problem = front.problem
+        steps = [
+            self.update.step(part, variable, gradient, state, eps)
+            for part, variable, gradient, state, eps in zip(
+                problem.threat.parts, front.variables, gradients, front.states, problem.eps, strict=True
+            )
+        ]
+        moved = front.projected(tuple(variable for variable, _ in steps))
+        return replace(front, variables=moved, states=tuple(state for _, state in steps))
+
+
+@dataclass(frozen=True, eq=False)
+class _Front:
+    """The clips still being attacked.
+
+    ``rows`` are their places in the batch; ``peak`` is each clip's point of largest margin so far, in the working
+    precision, reached after ``peak_step`` steps.
+    """
+
+    problem: Problem
+    rows: Tensor
+    variables: Variables
+    states: tuple[State, ...]
+    peak: Variables
+    peak_margin: Tensor
+    peak_step: Tensor
+    trace: Tensor
+
+    def select(self, index: Tensor) -> _Front:
+        return _Front(
+            problem=self.problem.select(index),
+            rows=self.rows[index],
+            variables=tuple(v[index] for v in self.variables),
+            states=tuple({k: v[index] for k, v in s.items()} for s in self.states),
+            peak=tuple(v[index] for v in self.peak),
+            peak_margin=self.peak_margin[index],
+            peak_step=self.peak_step[index],
+            trace=self.trace[index],
+        )
+
+    def projected(self, point: Variables) -> Variables:
+        """A point moved into the threat model, unless it is where the front stands already."""
+        if point is self.variables:
+            return point
+        problem = self.problem
+        return tuple(
+            part.project(problem.clip.signal(part.modality), variable, eps, mask)
+            for part, variable, eps, mask in zip(problem.threat.parts, point, problem.eps, problem.masks, strict=True)
+        )
+
+    def with_peak(self, point: Variables, margins: Tensor, step: int) -> _Front:
+        higher = margins.to(self.peak_margin.dtype) > self.peak_margin
+        return replace(
+            self,
+            peak=tuple(torch.where(per_clip(higher, v), v, p) for v, p in zip(point, self.peak, strict=True)),
+            peak_margin=torch.where(higher, margins.to(self.peak_margin.dtype), self.peak_margin),
+            peak_step=torch.where(higher, step, self.peak_step),
+        )
+
+    def settle(self, index: Tensor, point: Variables, step: int | Tensor, best: _Best) -> Tensor:
+        """Verify the clips at ``index`` as they would be stored; return the indices of those that go on."""
+        going = torch.ones(len(self.rows), dtype=torch.bool, device=self.rows.device)
+        if len(index):
+            whole = len(index) == len(self.rows)
+            problem = self.problem if whole else self.problem.select(index)
+            verdict = problem.verdict(point if whole else tuple(v[index] for v in point))
+            steps = torch.as_tensor(step, device=index.device).expand(len(self.rows))[index]
+            best.count(self.rows[index], 1, 0)
+            best.keep(self.rows[index], verdict, steps, self.trace[index])
+            going[index] = ~verdict.success
+        return going.nonzero()[:, 0]
+
+
+class _Best:
+    """The best verified clip of every row so far, with traces and counters."""
+
+    def __init__(self, problem: Problem, steps: int):
+        count, device = len(problem.clip), problem.clip.device
+        self._modalities = {part.modality for part in problem.threat.parts}
+        self._clip = problem.clip
+        for modality in self._modalities:
+            self._clip = self._clip.with_signal(modality, self._clip.signal(modality).clone())
+        self._logits: Tensor | None = None
+        self.success = torch.zeros(count, dtype=torch.bool, device=device)
+        self.margin = torch.full((count,), -torch.inf, device=device)
+        self._first_success = torch.full((count,), -1, device=device)
+        self._trace = torch.full((count, steps), torch.nan, device=device)
+        self._forwards = torch.zeros(count, dtype=torch.long, device=device)
+        self._backwards = torch.zeros(count, dtype=torch.long, device=device)
+
+    def count(self, rows: Tensor, forwards: int, backwards: int) -> None:
+        self._forwards[rows] += forwards
+        self._backwards[rows] += backwards
+
+    def keep(self, rows: Tensor, verdict: Verdict, steps: Tensor, trace: Tensor) -> None:
+        """Take over what is better than known: a success before none, then the larger margin."""
+        first = verdict.success & (self._first_success[rows] < 0)
+        self._first_success[rows] = torch.where(first, steps, self._first_success[rows])
+        margins = verdict.margin.to(self.margin.dtype)
+        better = verdict.success & ~self.success[rows]
+        better |= (verdict.success == self.success[rows]) & (margins > self.margin[rows])
+        chosen = better.nonzero()[:, 0]
+        rows = rows[chosen]
+        if self._logits is None:
+            self._logits = verdict.logits.new_full((len(self.success), verdict.logits.shape[1]), torch.nan)
+        self._logits[rows] = verdict.logits[chosen]
+        self.success[rows] = verdict.success[chosen]
+        self.margin[rows] = margins[chosen]
+        self._trace[rows] = trace[chosen]
+        for modality in self._modalities:
+            self._clip.signal(modality)[rows] = verdict.clip.signal(modality)[chosen]
+
+    def result(self) -> AttackResult:
+        assert self._logits is not None, "an ascent ends with a verdict on every clip"
+        return AttackResult(
+            clip=self._clip,
+            success=self.success,
+            first_success_step=self._first_success,
+            loss_trace=self._trace,
+            forward_passes=self._forwards,
+            backward_passes=self._backwards,
+            logits=self._logits,
+            margin=self.margin,
+        )

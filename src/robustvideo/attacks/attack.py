@@ -1,0 +1,294 @@
+"""`Attack`: a frozen, serialisable configuration that turns clips into adversarial clips.
+
+`Attack.__call__` is final. It freezes the model, lets the attack search, and then trusts nothing: the result is
+rounded onto the grid of what a file can store, verified against the threat model, and classified once more in the
+model's own precision. Only that verdict is returned.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import InitVar, dataclass, field, replace
+from typing import ClassVar, Literal, final
+
+import torch
+from torch import Tensor
+
+from robustvideo.clip import Clip
+from robustvideo.errors import ConstraintViolated, InputError
+from robustvideo.model import Model, classify, under_attack
+from robustvideo.models.acceleration import gradient_twin
+from robustvideo.randomness import ClipRandom, seed_for
+from robustvideo.registry import Registry, allow_nested, describe
+from robustvideo.spec import Call, format_call
+from robustvideo.threat import Linf, ThreatModel, threats, with_budget
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Variables = tuple[Tensor, ...]
+"""One tensor (B, ...) per part of a threat model."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The clips under an attack, and everything that is known of each.
+
+    Attributes:
+        model: the model under attack, which gives the verdicts.
+        gradient_model: a copy of it that is fast to differentiate (see `models.acceleration`).
+        precision: the autocast type of gradient passes.
+        clip: the clean clips.
+        labels: (B,) true classes, or target classes when ``targeted``.
+        targeted: whether ``labels`` are to be reached instead of left.
+        threat: what may be changed.
+        eps: one (B,) tensor of budgets per part of the threat model.
+        masks: one mask, or None for everywhere, per part.
+        reference: (B, ...) tensors an objective computed once on the clean clips.
+    """
+
+    model: Model
+    gradient_model: Model
+    precision: Precision
+    clip: Clip
+    labels: Tensor
+    targeted: bool
+    threat: ThreatModel
+    eps: tuple[Tensor, ...]
+    masks: tuple[Tensor | None, ...]
+    reference: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def select(self, index: Tensor) -> Problem:
+        """The problem of some of the clips."""
+        return replace(
+            self,
+            clip=self.clip.select(index),
+            labels=self.labels[index],
+            eps=tuple(e[index] for e in self.eps),
+            masks=tuple(None if m is None else m[index] for m in self.masks),
+            reference={name: value[index] for name, value in self.reference.items()},
+        )
+
+    def random(self, *salt: object) -> ClipRandom:
+        """Fresh per-clip random streams, a function of each clip's id and ``salt`` alone."""
+        return ClipRandom(seed_for(*salt, name) for name in self.clip.ids)
+
+    def verdict(self, variables: Variables) -> Verdict:
+        """What the model says of the clips as a file would hold them."""
+        stored = self.threat.store(self.clip, variables, self.masks, self.eps)
+        return judge(self.model, stored, self.labels, self.targeted)
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """The model's answer about stored clips, in its own precision.
+
+    Attributes:
+        clip: the stored clips.
+        logits: (B, K).
+        success: (B,) bool: misclassified, or classified as the target when targeted.
+        margin: (B,) how far the attack is past the decision boundary; positive when it succeeded.
+    """
+
+    clip: Clip
+    logits: Tensor
+    success: Tensor
+    margin: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class AttackResult:
+    """What an attack found.
+
+    Attributes:
+        clip: the adversarial clips: stored on the grid, verified against the threat model.
+        success: (B,) bool, from ``logits``.
+        first_success_step: (B,) gradient steps taken when the clip first succeeded; -1 if it never did.
+        loss_trace: (B, steps) objective at each step of the run that gave ``clip``; NaN after a clip was done.
+        forward_passes, backward_passes: (B,) passes of each clip through the model, verdicts included.
+        logits: (B, K) of the model on ``clip``, in its own precision.
+        margin: (B,) largest wrong logit minus the true one (targeted: target minus largest other).
+    """
+
+    clip: Clip
+    success: Tensor
+    first_success_step: Tensor
+    loss_trace: Tensor
+    forward_passes: Tensor
+    backward_passes: Tensor
+    logits: Tensor
+    margin: Tensor
+
+
+@dataclass(frozen=True)
+class Attack(ABC):
+    """Base of every attack.
+
+    Attributes:
+        threat: what the adversary may change. Default: Linf, 8/255, the field's usual video budget.
+        eps: shorthand for the threat model's budget, as a fraction of the range, e.g. ``8 / 255``.
+        norm: shorthand for the threat model: "linf", "l2", "l21" or "flow".
+        targeted: labels given to a call are classes to reach, not to leave.
+        seed: seeds every clip's own random stream, together with the clip's id.
+        early_stop: a clip leaves the batch at its first verified success.
+        precision: type of gradient passes: "fp32", or "bf16" / "fp16" under autocast. The perturbation, the loss
+            and the verdict stay in full precision.
+
+    Raises:
+        InputError: a value out of its range.
+    """
+
+    registered_name: ClassVar[str]
+
+    threat: ThreatModel = field(default=Linf(8 / 255))
+    eps: InitVar[float | None] = None
+    norm: InitVar[str | None] = None
+    targeted: bool = False
+    seed: int = 0
+    early_stop: bool = True
+    precision: Precision = "fp32"
+
+    def __post_init__(self, eps: float | None, norm: str | None) -> None:
+        if norm is not None:
+            budget = eps if eps is not None else getattr(self.threat, "eps", None)
+            object.__setattr__(self, "threat", threats.build(Call(norm, {"eps": budget})))
+        elif eps is not None:
+            object.__setattr__(self, "threat", with_budget(self.threat, eps))
+        if self.precision not in ("fp32", "bf16", "fp16"):
+            raise InputError(f"precision is fp32, bf16 or fp16, got {self.precision!r}.")
+
+    @final
+    def __call__(
+        self,
+        model: Model,
+        clip: Clip,
+        labels: Tensor,
+        *,
+        eps: Sequence[Tensor] | None = None,
+        masks: Sequence[Tensor | None] | None = None,
+    ) -> AttackResult:
+        """Attack a batch.
+
+        The model, the clip, the labels and the global random state are left exactly as they were.
+
+        Args:
+            model: the model under attack, on the clip's device.
+            clip: clean clips in range, (B, C, T, H, W).
+            labels: (B,) int64 true classes (targets when ``targeted``).
+            eps: one (B,) tensor of budgets per part of the threat model, instead of its own; 0 leaves a clip alone.
+            masks: one mask (or None) per part of the threat model, instead of its support's.
+
+        Raises:
+            InputError: clips out of range, labels that do not fit, or a model that does not return finite logits.
+            ConstraintViolated: the attack left its threat model (a defect of the attack).
+        """
+        _check(clip, labels)
+        devices = [clip.device] if clip.device.type == "cuda" else []
+        with under_attack(model), torch.random.fork_rng(devices), torch.enable_grad():
+            problem = self._problem(model, clip.detach(), labels, eps, masks)
+            result = self.solve(problem)
+        lawful = problem.threat.verify(problem.clip, result.clip, problem.masks, problem.eps)
+        if not lawful.all():
+            name = clip.ids[int((~lawful).nonzero()[0])]
+            raise ConstraintViolated(f"{self.spec} left its threat model on clip {name}: this is a bug, please report it.")
+        return result
+
+    @abstractmethod
+    def solve(self, problem: Problem) -> AttackResult:
+        """Search for adversarial clips. The model is frozen and in evaluation mode."""
+
+    @property
+    def call(self) -> Call:
+        """The parsed spec that builds an equal attack; a simple threat model is written as eps and norm."""
+        arguments = dict(describe(self).arguments)
+        threat = describe(self.threat)
+        arguments.pop("threat", None)
+        if set(threat.arguments) == {"eps"}:
+            norm = {} if threat.name == "linf" else {"norm": threat.name}
+            return Call(self.registered_name, {"eps": threat.arguments["eps"], **norm, **arguments})
+        return Call(self.registered_name, {"threat": threat, **arguments})
+
+    @property
+    def spec(self) -> str:
+        """The spec string that `load_attack` builds an equal attack from."""
+        return format_call(self.call)
+
+    @property
+    def label(self) -> str:
+        """The spec without budget and seed: the name under which results at several budgets belong together."""
+        arguments = {key: value for key, value in self.call.arguments.items() if key not in ("eps", "seed")}
+        threat = arguments.get("threat")
+        if isinstance(threat, Call) and "eps" in threat.arguments:
+            kept = {key: value for key, value in threat.arguments.items() if key != "eps"}
+            arguments["threat"] = Call(threat.name, kept)
+        return format_call(Call(self.registered_name, arguments))
+
+    def with_seed(self, seed: int) -> Attack:
+        """The same attack with another seed."""
+        return replace(self, seed=seed)
+
+    def _problem(
+        self,
+        model: Model,
+        clip: Clip,
+        labels: Tensor,
+        eps: Sequence[Tensor] | None,
+        masks: Sequence[Tensor | None] | None,
+    ) -> Problem:
+        parts = self.threat.parts
+        if eps is None:
+            eps = [torch.full((len(clip),), p.eps, dtype=clip.video.dtype, device=clip.device) for p in parts]
+        if masks is None:
+            random = ClipRandom(seed_for(self.seed, "support", name) for name in clip.ids)
+            masks = [p.support.mask(clip.signal(p.modality), random) for p in parts]
+        return Problem(
+            model=model,
+            gradient_model=gradient_twin(model, self.precision),
+            precision=self.precision,
+            clip=clip,
+            labels=labels,
+            targeted=self.targeted,
+            threat=self.threat,
+            eps=tuple(eps),
+            masks=tuple(masks),
+        )
+
+
+attacks: Registry[Attack] = Registry("attack", "attacks", "robustvideo.attacks")
+allow_nested(Attack, attacks)
+
+
+def judge(model: Model, clip: Clip, labels: Tensor, targeted: bool = False) -> Verdict:
+    """Classify clips in the model's own precision and say on which an attack has succeeded.
+
+    Raises:
+        InputError: logits that are not finite, or fewer classes than the labels need.
+    """
+    logits = classify(model, clip)
+    if int(labels.max()) >= logits.shape[1]:
+        raise InputError(
+            f"The model has {logits.shape[1]} classes, but the data has label {int(labels.max())}: "
+            "use a model trained on these classes, or list the classes with labels= in the data spec."
+        )
+    predicted = logits.argmax(1)
+    success = predicted == labels if targeted else predicted != labels
+    return Verdict(clip, logits, success, margin(logits, labels, targeted))
+
+
+def margin(logits: Tensor, labels: Tensor, targeted: bool = False) -> Tensor:
+    """(B,) largest other logit minus that of ``labels``; the negative of it when targeted. In fp32 at least."""
+    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    own = logits.gather(1, labels[:, None])[:, 0]
+    others = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+    return own - others if targeted else others - own
+
+
+def _check(clip: Clip, labels: Tensor) -> None:
+    if len(clip) == 0:
+        raise InputError("There is no clip to attack.")
+    clip.check_range()
+    if labels.shape != (len(clip),) or labels.is_floating_point():
+        raise InputError(f"Labels are {len(clip)} class numbers, got {labels.dtype} of shape {tuple(labels.shape)}.")
+    if labels.device != clip.device:
+        raise InputError(f"Labels are on {labels.device}, the clip on {clip.device}: move them together.")
+    if int(labels.min()) < 0:
+        raise InputError(f"Class numbers start at 0, got {int(labels.min())}.")

@@ -1,0 +1,45 @@
+"""The fast gradient sign method, in one step and in several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from robustvideo.attacks.ascent import Ascent
+from robustvideo.attacks.attack import Attack, AttackResult, Problem, attacks
+from robustvideo.attacks.gradient_attack import GradientAttack
+from robustvideo.attacks.gradients import plain
+from robustvideo.attacks.objectives import CrossEntropy
+from robustvideo.attacks.updates import SteepestStep, UpdateRule
+
+
+@attacks.register("fgsm")
+@dataclass(frozen=True)
+class FGSM(Attack):
+    """Fast gradient sign method: one step of the whole budget (Goodfellow et al. 2015).
+
+    ``x + eps * d``, with d the steepest direction of the cross-entropy at the clean clip: the sign of the gradient
+    for Linf, its normalised value for L2, the frame with the largest gradient for L2,1.
+    """
+
+    def solve(self, problem: Problem) -> AttackResult:
+        climb = Ascent(
+            objective=CrossEntropy(),
+            estimator=plain,
+            update=SteepestStep(1.0),
+            steps=1,
+            random_start=False,
+            early_stop=self.early_stop,
+        )
+        return climb(problem)
+
+
+@attacks.register("ifgsm")
+@dataclass(frozen=True)
+class IFGSM(GradientAttack):
+    """Iterated fast gradient sign method, or basic iterative method (Kurakin et al. 2017).
+
+    ``steps`` steps of ``eps / steps`` from the clean clip. With one step it is FGSM.
+    """
+
+    def update(self) -> UpdateRule:
+        return SteepestStep(self.relative_step)

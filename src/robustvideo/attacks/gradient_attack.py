@@ -1,0 +1,82 @@
+"""`GradientAttack`: the parameters that every iterated gradient attack has in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from robustvideo.attacks.ascent import Ascent
+from robustvideo.attacks.attack import Attack, AttackResult, Problem
+from robustvideo.attacks.gradients import GradientEstimator, plain
+from robustvideo.attacks.objectives import CrossEntropy, Objective
+from robustvideo.attacks.updates import UpdateRule
+from robustvideo.errors import InputError
+
+
+@dataclass(frozen=True)
+class GradientAttack(Attack):
+    """An attack that climbs an objective step by step.
+
+    A subclass names its parts: `update` always, `objective` and `estimator` where they are not the cross-entropy
+    and the plain gradient.
+
+    Attributes:
+        steps: gradient steps per start, at least 1. Default 10.
+        step_size: in the unit of the budget, e.g. ``2 / 255``. Default: the subclass's `default_step` of the
+            budget. For a joint threat model it is that of the first part; the others move in proportion to their
+            budgets.
+        restarts: independent starts, at least 1; more than one needs a random start.
+    """
+
+    steps: int = 10
+    step_size: float | None = None
+    restarts: int = 1
+
+    random_start: ClassVar[bool] = False
+
+    def __post_init__(self, eps: float | None, norm: str | None) -> None:
+        super().__post_init__(eps, norm)
+        if self.steps < 1:
+            raise InputError(f"An attack needs at least one step, got steps={self.steps}.")
+        if self.restarts < 1:
+            raise InputError(f"An attack needs at least one start, got restarts={self.restarts}.")
+        if self.restarts > 1 and not self.random_start:
+            raise InputError(f"{self.registered_name} starts at the clean clip: every restart would be the same.")
+        if self.step_size is not None and not self.step_size > 0:
+            raise InputError(f"A step must be positive, got step_size={self.step_size:g}.")
+
+    @property
+    def default_step(self) -> float:
+        """Step as a fraction of the budget, when ``step_size`` is not given: ``1 / steps``."""
+        return 1.0 / self.steps
+
+    @property
+    def relative_step(self) -> float:
+        """Step as a fraction of the budget."""
+        first = self.threat.parts[0]
+        return self.default_step if self.step_size is None else self.step_size / first.eps
+
+    @abstractmethod
+    def update(self) -> UpdateRule:
+        """How a gradient moves the variables."""
+
+    def objective(self) -> Objective:
+        """What to ascend. Default: the cross-entropy of the label."""
+        return CrossEntropy()
+
+    def estimator(self) -> GradientEstimator:
+        """How the gradient is obtained. Default: one forward and one backward pass."""
+        return plain
+
+    def solve(self, problem: Problem) -> AttackResult:
+        return Ascent(
+            objective=self.objective(),
+            estimator=self.estimator(),
+            update=self.update(),
+            steps=self.steps,
+            random_start=self.random_start,
+            restarts=self.restarts,
+            early_stop=self.early_stop,
+            seed=self.seed,
+        )(problem)
