@@ -215,23 +215,26 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 @contextmanager
-def under_attack(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and frozen parameters; everything as before afterwards, also after an exception.
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, frozen parameters and a borrowed random state; all as before afterwards, whatever happens.
 
-    Each module's own train / eval flag and each parameter's ``requires_grad`` and ``grad`` are restored.
+    Each module's own train / eval flag, each parameter's ``requires_grad`` and the global random states of the CPU
+    and the model's device are restored.
     """
+    device = device_of(model)
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        model.eval()
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-        for module, mode in modes:
-            module.training = mode
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            model.eval()
+            for parameter, _ in flags:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+            for module, mode in modes:
+                module.training = mode
 
 
 @torch.no_grad()
@@ -239,7 +242,7 @@ def classify(model: Model, clip: Clip) -> Tensor:
     """Logits (B, K) in the model's own precision: no autocast, no TF32. The only source of verdicts.
 
     Raises:
-        InputError: logits of the wrong shape, on another device, or not finite.
+        InputError: the model failed, or its logits have the wrong shape, are elsewhere, or are not finite.
     """
     device_type = clip.device.type
     tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
@@ -247,10 +250,20 @@ def classify(model: Model, clip: Clip) -> Tensor:
     try:
         with torch.autocast(device_type, enabled=False):
             logits = model(clip)
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"The model failed on clips of shape {tuple(clip.video.shape)}: {reason}") from error
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32
     check_logits(logits, clip)
     return logits
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on whatever device."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def check_logits(logits: Tensor, clip: Clip) -> None:

@@ -48,7 +48,7 @@ class Registry(Generic[T]):
         kind: the noun for messages, e.g. "attack".
         variable: the name under which modules use this registry as a decorator, e.g. "attacks" in
             ``@attacks.register("pgd")``.
-        package: dotted package whose source is searched for such decorators.
+        package: dotted package or module whose source is searched for such decorators.
     """
 
     def __init__(self, kind: str, variable: str, package: str):
@@ -71,14 +71,13 @@ class Registry(Generic[T]):
     @cached_property
     def _found(self) -> dict[str, Entry]:
         spec = importlib.util.find_spec(self._package)
-        folders = [Path(p) for p in (spec.submodule_search_locations or [])] if spec else []
-        found: dict[str, Entry] = {}
-        for folder in folders:
-            for path in sorted(folder.glob("*.py")):
-                module = self._package if path.stem == "__init__" else f"{self._package}.{path.stem}"
-                for entry in _decorated(path, module, self._variable):
-                    found[entry.name] = entry
-        return found
+        assert spec is not None
+        if spec.submodule_search_locations is None:
+            modules = {self._package: Path(str(spec.origin))}
+        else:
+            folder = Path(spec.submodule_search_locations[0])
+            modules = {f"{self._package}.{path.stem}": path for path in sorted(folder.glob("*.py"))}
+        return {e.name: e for module, path in modules.items() for e in _decorated(path, module, self._variable)}
 
     def entries(self) -> dict[str, Entry]:
         """All names, sorted, without importing their modules."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -40,3 +42,9 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """`write_atomically` for UTF-8 text."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def slug(name: str) -> str:
+    """A file name for any text: its readable part, and a hash that keeps different texts apart."""
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[-48:]
+    return f"{readable}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"

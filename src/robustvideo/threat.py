@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +47,9 @@ class ThreatModel(ABC):
             clip = clip.with_signal(part.modality, part.apply(signal, variable, mask))
         return clip
 
-    def store(self, clip: Clip, variables: Sequence[Tensor], masks: Sequence[Tensor | None], eps: Sequence[Tensor]) -> Clip:
+    def store(
+        self, clip: Clip, variables: Sequence[Tensor], masks: Sequence[Tensor | None], eps: Sequence[Tensor]
+    ) -> Clip:
         """The perturbed clip as a file holds it: on the grid, in the box, and still within the budget.
 
         Args:

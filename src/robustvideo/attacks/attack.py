@@ -17,7 +17,7 @@ from torch import Tensor
 
 from robustvideo.clip import Clip
 from robustvideo.errors import ConstraintViolated, InputError
-from robustvideo.model import Model, classify, under_attack
+from robustvideo.model import Model, at_rest, classify
 from robustvideo.models.acceleration import gradient_twin
 from robustvideo.randomness import ClipRandom, seed_for
 from robustvideo.registry import Registry, allow_nested, describe
@@ -182,14 +182,15 @@ class Attack(ABC):
             ConstraintViolated: the attack left its threat model (a defect of the attack).
         """
         _check(clip, labels)
-        devices = [clip.device] if clip.device.type == "cuda" else []
-        with under_attack(model), torch.random.fork_rng(devices), torch.enable_grad():
+        with at_rest(model), torch.enable_grad():
             problem = self._problem(model, clip.detach(), labels, eps, masks)
             result = self.solve(problem)
         lawful = problem.threat.verify(problem.clip, result.clip, problem.masks, problem.eps)
         if not lawful.all():
             name = clip.ids[int((~lawful).nonzero()[0])]
-            raise ConstraintViolated(f"{self.spec} left its threat model on clip {name}: this is a bug, please report it.")
+            raise ConstraintViolated(
+                f"{self.spec} left its threat model on clip {name}: this is a bug, please report it."
+            )
         return result
 
     @abstractmethod

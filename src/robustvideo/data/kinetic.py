@@ -12,15 +12,14 @@ Nothing is read from disk; a clip is a function of its split and index alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from numpy.typing import NDArray
 
 from robustvideo.clip import Clip
 from robustvideo.data.dataset import Sample, VideoDataset
@@ -29,6 +28,7 @@ from robustvideo.randomness import seed_for
 from robustvideo.threat import GRID
 
 Split = Literal["train", "val", "test"]
+Array = NDArray[np.float32]
 
 LABELS = ("right", "left", "down", "up", "clockwise", "counterclockwise", "zoom_in", "zoom_out")
 """Class names. Classes 2a and 2a + 1 move forwards and backwards along axis a of the pose."""
@@ -87,142 +87,156 @@ class Kinetic(VideoDataset):
     def clip(self, index: int) -> Clip:
         """Draw one clip, as a batch of one."""
         sample = self.samples[index]
-        random = torch.Generator().manual_seed(seed_for("kinetic", sample.id))
-        motion = _Motion.draw(sample.label, random)
-        video = render(motion.poses(torch.arange(FRAMES)), _Scenery.draw(random))
-        video = _film(video, random)[None]
+        random = np.random.default_rng(seed_for("kinetic", sample.id))
+        motion = Motion.draw(sample.label, random)
+        video = torch.from_numpy(film(render(motion.poses(np.arange(FRAMES)), Scenery.draw(random)), random))[None]
         if not self.audio:
             return Clip(video=video, ids=(sample.id,))
-        return Clip(video=video, audio=_record(motion, random)[None], sample_rate=SAMPLE_RATE, ids=(sample.id,))
+        audio = torch.from_numpy(record(motion, random))[None]
+        return Clip(video=video, audio=audio, sample_rate=SAMPLE_RATE, ids=(sample.id,))
 
 
 @dataclass(frozen=True)
-class _Motion:
+class Motion:
     """A constant speed along one circle of the pose.
 
     Attributes:
         label: class index.
-        start: (4,) pose of the first frame, each in circles: column, row, angle, log scale.
+        start: (4,) pose of the first frame, each in circles: column, row, angle (clockwise), log scale.
         speed: circles per clip, positive.
     """
 
     label: int
-    start: Tensor
+    start: Array
     speed: float
 
     @staticmethod
-    def draw(label: int, random: torch.Generator) -> _Motion:
-        slowest, fastest = _SPEEDS
-        start = torch.rand(4, generator=random)
-        return _Motion(label, start, slowest + (fastest - slowest) * float(torch.rand((), generator=random)))
+    def draw(label: int, random: np.random.Generator) -> Motion:
+        """A uniform start and a uniform speed."""
+        return Motion(label, random.random(4, np.float32), float(random.uniform(*_SPEEDS)))
 
     @property
     def axis(self) -> int:
+        """Which part of the pose moves."""
         return self.label // 2
 
     @property
     def direction(self) -> int:
+        """1 forwards, -1 backwards."""
         return 1 if self.label % 2 == 0 else -1
 
-    def poses(self, frames: Tensor) -> Tensor:
-        """(N, 4) poses in circles, in [0, 1), at the given (fractional) frame numbers."""
-        poses = self.start.repeat(len(frames), 1)
+    def poses(self, frames: NDArray[Any]) -> Array:
+        """(N, 4) poses in [0, 1) at the given frame numbers, which may be fractions."""
+        poses = np.repeat(self.start[None], len(frames), axis=0)
         poses[:, self.axis] += self.direction * self.speed * frames / (FRAMES - 1)
-        return poses - poses.floor()
+        return poses % 1
 
 
 @dataclass(frozen=True)
-class _Scenery:
+class Scenery:
     """What a clip looks like.
 
     Attributes:
-        background: (3, SIZE, SIZE) in [0, 1]; periodic.
-        sprite: (4, SIZE, SIZE) colour and opacity of the object, over [-1, 1] in units of its scale.
+        background: (3, SIZE, SIZE) colours in [0, 1]; periodic.
+        sprite: (SIZE * SIZE, 4) colour and opacity of the object over [-1, 1] in units of its scale, row by row.
     """
 
-    background: Tensor
-    sprite: Tensor
+    background: Array
+    sprite: Array
 
     @staticmethod
-    def draw(random: torch.Generator) -> _Scenery:
-        return _Scenery(_texture(random), torch.cat([_texture(random), _shape(random)]))
+    def draw(random: np.random.Generator) -> Scenery:
+        """A random background and a random object."""
+        sprite = np.concatenate([_texture(random), _shape(random)])
+        return Scenery(_texture(random), np.ascontiguousarray(sprite.reshape(4, -1).T))
 
 
-def _texture(random: torch.Generator) -> Tensor:
+def _texture(random: np.random.Generator) -> Array:
     """A periodic (3, SIZE, SIZE) picture: a random colour plus random plane waves."""
-    colour = 0.15 + 0.7 * torch.rand(3, 1, generator=random)
-    frequencies = torch.randint(-4, 5, (2, _WAVES, 1), generator=random)
-    phases = torch.rand(_WAVES, 1, generator=random)
-    weights = torch.randn(3, _WAVES, generator=random) * (0.18 / _WAVES**0.5)
-    place = torch.arange(SIZE) / SIZE
-    rows, columns = frequencies * place
-    waves = (2 * math.pi * (rows[:, :, None] + columns[:, None, :] + phases[:, :, None])).cos()
-    return (colour + weights @ waves.flatten(1)).clamp(0, 1).view(3, SIZE, SIZE)
+    colour = 0.15 + 0.7 * random.random((3, 1), np.float32)
+    frequencies = random.integers(-4, 5, (2, _WAVES, 1)).astype(np.float32)
+    phases = random.random((_WAVES, 1, 1), np.float32)
+    weights = random.standard_normal((3, _WAVES), np.float32) * np.float32(0.18 / _WAVES**0.5)
+    rows, columns = frequencies * np.arange(SIZE, dtype=np.float32) / SIZE
+    waves = _cosine(rows[:, :, None] + columns[:, None, :] + phases)
+    return (colour + weights @ waves.reshape(_WAVES, -1)).clip(0, 1).reshape(3, SIZE, SIZE)
 
 
-def _shape(random: torch.Generator) -> Tensor:
-    """(1, SIZE, SIZE) opacity of a random star-shaped figure, of largest radius 0.95."""
-    harmonics = torch.arange(1, 5)[:, None]
-    amplitudes = torch.rand(4, 1, generator=random)
-    phases = 2 * math.pi * torch.rand(4, 1, generator=random)
-    place = torch.linspace(-1, 1, SIZE)
-    angle = torch.atan2(place[:, None], place[None, :]).flatten()
-    bumps = (amplitudes * (harmonics * angle + phases).cos()).sum(0) / amplitudes.sum()
-    outline = 0.65 + 0.3 * bumps
-    distance = (place[:, None].square() + place[None, :].square()).sqrt().flatten()
-    return ((outline - distance) * (SIZE / 4) + 0.5).clamp(0, 1).view(1, SIZE, SIZE)
+def _shape(random: np.random.Generator) -> Array:
+    """(1, SIZE, SIZE) opacity of a random star-shaped figure of largest radius 0.95."""
+    amplitudes = random.random((4, 1, 1), np.float32)
+    phases = random.random((4, 1, 1), np.float32)
+    place = np.linspace(-1, 1, SIZE, dtype=np.float32)
+    angle = np.arctan2(place[:, None], place[None, :]) / np.float32(2 * np.pi)
+    bumps = _cosine(np.arange(1, 5, dtype=np.float32)[:, None, None] * angle + phases)
+    outline = 0.65 + 0.3 * (amplitudes * bumps).sum(0) / amplitudes.sum()
+    distance = np.hypot(place[:, None], place[None, :])
+    return ((outline - distance) * (SIZE / 4) + 0.5).clip(0, 1)[None]
 
 
-def render(poses: Tensor, scenery: _Scenery) -> Tensor:
+def render(poses: Array, scenery: Scenery) -> Array:
     """The object at each pose over the background: (3, T, SIZE, SIZE) in [0, 1], without jitter or noise.
 
     Args:
-        poses: (T, 4) in circles: column, row, angle (clockwise), log scale.
+        poses: (T, 4), see `Motion.poses`.
         scenery: background and object.
     """
     column, row, turn, zoom = poses.T[..., None, None]
     smallest, largest = _SCALES
     scale = smallest * (largest / smallest) ** zoom
-    place = torch.arange(SIZE, dtype=torch.float32)
+    place = np.arange(SIZE, dtype=np.float32)
     x = _wrapped(place[None, None, :] - column * SIZE) / scale
     y = _wrapped(place[None, :, None] - row * SIZE) / scale
-    cosine, sine = (2 * math.pi * turn).cos(), (2 * math.pi * turn).sin()
-    grid = torch.stack([cosine * x + sine * y, cosine * y - sine * x], dim=-1)
-    sprite = scenery.sprite.expand(len(poses), -1, -1, -1)
-    seen = F.grid_sample(sprite, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
-    colour, opacity = seen[:, :3], seen[:, 3:]
-    return (scenery.background + opacity * (colour - scenery.background)).transpose(0, 1)
+    cosine, sine = _cosine(turn), _cosine(turn - 0.25)
+    video = np.repeat(scenery.background[:, None], len(poses), axis=1)
+    u, v = cosine * x + sine * y, cosine * y - sine * x
+    inside = np.flatnonzero((abs(u) < 1) & (abs(v) < 1))
+    seen = _sample(scenery.sprite, u.ravel()[inside], v.ravel()[inside]).T
+    flat = video.reshape(3, -1)
+    flat[:, inside] += seen[3] * (seen[:3] - flat[:, inside])
+    return video
 
 
-def _wrapped(offset: Tensor) -> Tensor:
+def _sample(sprite: Array, u: Array, v: Array) -> Array:
+    """Bilinear values (N, 4) of a sprite at columns u and rows v in (-1, 1)."""
+    x, y = ((place + 1) * ((SIZE - 1) / 2) for place in (u, v))
+    left, top = (place.astype(np.intp).clip(max=SIZE - 2) for place in (x, y))  # rounding may reach the last
+    right, below = (x - left)[:, None], (y - top)[:, None]
+    corner = top * SIZE + left
+    upper = sprite[corner] * (1 - right) + sprite[corner + 1] * right
+    lower = sprite[corner + SIZE] * (1 - right) + sprite[corner + SIZE + 1] * right
+    return upper * (1 - below) + lower * below
+
+
+def _wrapped(offset: Array) -> Array:
     """Signed distance on a circle of SIZE pixels, in [-SIZE / 2, SIZE / 2)."""
-    return (offset + SIZE / 2).remainder(SIZE) - SIZE / 2
+    return (offset + SIZE / 2) % SIZE - SIZE / 2
 
 
-def _film(video: Tensor, random: torch.Generator) -> Tensor:
+def _cosine(circles: Array) -> Array:
+    return np.cos(np.float32(2 * np.pi) * circles)
+
+
+def film(video: Array, random: np.random.Generator) -> Array:
     """Camera jitter of up to a pixel (the picture wraps around), sensor noise, 8-bit grid."""
-    jitter = torch.randint(-1, 2, (2, FRAMES, 1), generator=random)
-    rows, columns = (torch.arange(SIZE) + jitter).remainder(SIZE)
-    frames = torch.arange(FRAMES)[:, None, None]
+    rows, columns = (np.arange(SIZE) + random.integers(-1, 2, (2, FRAMES, 1))) % SIZE
+    frames = np.arange(FRAMES)[:, None, None]
     video = video[:, frames, rows[:, :, None], columns[:, None, :]]
-    video = video + _NOISE * torch.randn(video.shape, generator=random)
-    return (video.clamp_(0, 1) * GRID["video"]).round_() / GRID["video"]
+    video += np.float32(_NOISE) * random.standard_normal(video.shape, np.float32)
+    levels = np.float32(GRID["video"])
+    return (video.clip(0, 1) * levels).round() / levels
 
 
-def _record(motion: _Motion, random: torch.Generator) -> Tensor:
-    """(1, SAMPLE_RATE * FRAMES / FRAME_RATE) samples of the sound that goes with a motion, on the 16-bit grid."""
+def record(motion: Motion, random: np.random.Generator) -> Array:
+    """(1, samples) of the sound that goes with a motion, on the 16-bit grid."""
     heard = motion
-    if torch.rand((), generator=random) < _FOREIGN_SOUND:
-        other = int(torch.randint(len(LABELS), (), generator=random))
-        heard = _Motion(other, motion.start, motion.speed)
-    time = torch.arange(SAMPLE_RATE * FRAMES // FRAME_RATE) / SAMPLE_RATE
-    progress = heard.speed * time
-    # the integral of pitch * 2^(glide * progress), so that the tone has no clicks
-    rate = heard.direction * heard.speed * math.log(2)
-    cycles = _PITCHES[heard.axis] * torch.expm1(rate * time) / rate
-    beat = heard.poses(time * FRAME_RATE)[:, heard.axis]
-    loudness = 0.6 + 0.4 * (2 * math.pi * 4 * beat).cos()
-    tone = 0.2 * loudness * (2 * math.pi * (cycles + torch.rand((), generator=random))).sin()
-    sound = tone + 0.15 * torch.randn(tone.shape, generator=random)
+    if random.random() < _FOREIGN_SOUND:
+        heard = replace(motion, label=int(random.integers(len(LABELS))))
+    time = np.arange(SAMPLE_RATE * FRAMES // FRAME_RATE) / SAMPLE_RATE
+    glide = heard.direction * heard.speed  # octaves per second
+    cycles = _PITCHES[heard.axis] * np.expm1(np.log(2) * glide * time) / (np.log(2) * glide)
+    beat = 4 * heard.poses(time * FRAME_RATE)[:, heard.axis]
+    tone = 0.2 * (0.6 + 0.4 * np.cos(2 * np.pi * beat)) * np.cos(2 * np.pi * (cycles + random.random()))
     levels = GRID["audio"]
-    return ((sound * levels).round() / levels).clamp(-1, 1 - 1 / levels)[None]
+    sound = ((tone + 0.15 * random.standard_normal(len(time))) * levels).round() / levels
+    return sound.clip(-1, 1 - 1 / levels).astype(np.float32)[None]

@@ -199,8 +199,11 @@ def norm_of(record: Record) -> str:
 
 
 def confusions(records: Iterable[Record]) -> Counter[tuple[int, int]]:
-    """(true class, class said instead) -> number of recognised clips' rows that an attack turned."""
-    return Counter((r.label, r.adversarial_prediction) for r in records if needed_attack(r) and not is_recognised(r))
+    """(true class, class said under attack) -> number of rows, over the clips recognised without the attack.
+
+    Pairs of equal classes are the clips that stood.
+    """
+    return Counter((r.label, r.adversarial_prediction) for r in records if needed_attack(r))
 
 
 def standing_by_step(records: Iterable[Record]) -> list[float]:

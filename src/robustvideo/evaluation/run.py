@@ -31,6 +31,7 @@ class Manifest(BaseModel):
         created: ISO time of the first start.
         status: "running" until every work item is on disk.
         title: heading of the report.
+        command: the command line that made the run; empty when it was made from Python.
         configuration: everything the records depend on; the same command must produce the same value.
         items: number of work items of the whole run.
         model: facts of the model: spec, class names, parameters, frames, size.
@@ -45,6 +46,7 @@ class Manifest(BaseModel):
     created: str = ""
     status: Status = "running"
     title: str = "Robustness report"
+    command: str = ""
     configuration: dict[str, Any] = Field(default_factory=dict)
     items: int = 0
     model: dict[str, Any] = Field(default_factory=dict)

@@ -1,0 +1,132 @@
+"""``robustvideo evaluate``: attack a model on a data set and write a report."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from robustvideo.evaluation.suite import Suite
+
+
+def evaluate(
+    suite: Annotated[Path | None, typer.Argument(help="A suite in YAML. Options override what it says.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Model spec; repeat for several.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data spec.")] = None,
+    attack: Annotated[list[str] | None, typer.Option(help="Attack spec; repeat for several.")] = None,
+    eps: Annotated[
+        list[str] | None, typer.Option(help="Budget for attacks that name none, e.g. 8/255; repeat.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/, named after what is run.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Clips per batch.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seeds every random draw.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Gradient passes in fp32, bf16 or fp16.")] = None,
+    save_clips: Annotated[int | None, typer.Option(min=0, help="Clips whose videos are kept and shown.")] = None,
+    title: Annotated[str | None, typer.Option(help="Heading of the report.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    strict: Annotated[bool, typer.Option(help="Stop at the first clip that cannot be read.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Attack a model on a data set, and write a run directory with a report.
+
+    Without arguments it runs the embedded demo (two minutes on two cores). The same command again continues an
+    interrupted run.
+
+    **Examples**
+
+    `robustvideo evaluate`
+
+    `robustvideo evaluate --model torchvision:r3d_18?weights=KINETICS400_V1 --data folder:clips?frames=16&size=112`
+
+    `robustvideo evaluate --model file:my_model.py:build --data 'manifest:clips.csv?frames=20&size=128'
+    --attack 'pgd(eps=4/255)' --attack 'pgd(eps=8/255, steps=20)' --out runs/mine`
+
+    `robustvideo evaluate suite.yaml --device cuda --precision bf16`
+    """
+    from robustvideo.evaluation.evaluation import evaluate_suite
+    from robustvideo.evaluation.suite import default_suite, load_suite, make_suite
+    from robustvideo.report import build_report
+    from robustvideo.spec import parse_value
+
+    given = {
+        "models": model or None,
+        "data": data,
+        "attacks": attack or None,
+        "eps": [parse_value(e) for e in eps] if eps else None,
+        "batch_size": batch_size,
+        "seed": seed,
+        "precision": precision,
+        "save_clips": save_clips,
+        "title": title,
+    }
+    changes = {key: value for key, value in given.items() if value is not None}
+    if suite is not None:
+        base = load_suite(suite).model_dump()
+    elif model or data:
+        base = {"attacks": ["noise", "fgsm", "pgd(steps=20)"]}
+    else:
+        base = default_suite().model_dump()
+    chosen = make_suite({**base, **changes}, "The command line")
+    folder = out or Path("runs") / _default_name(suite, chosen)
+    command = shlex.join(["robustvideo", *sys.argv[1:]])
+    runs = evaluate_suite(chosen, folder, device=_device(device), strict=strict, command=command)
+    page = build_report([run.path for run in runs], folder / "report.html")
+    print_summary([run.path for run in runs], as_json=as_json)
+    if not as_json:
+        print(f"\nReport: {page}")
+
+
+def _default_name(path: Path | None, suite: Suite) -> str:
+    from robustvideo.evaluation.suite import default_suite
+    from robustvideo.storage import slug
+
+    if path is not None:
+        return path.stem
+    if suite == default_suite():
+        return "demo"
+    return slug(f"{'-'.join(suite.models)} {suite.data} {suite.attacks} {suite.eps} {suite.seed}")
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def print_summary(runs: list[Path], *, as_json: bool) -> None:
+    """Print robust accuracy per model, attack and budget."""
+    import json
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from robustvideo.evaluation.metrics import summarise
+    from robustvideo.evaluation.run import open_run
+    from robustvideo.spec import format_value
+
+    opened = [open_run(path) for path in runs]
+    summaries = [(run, row) for run in opened for row in summarise(run.records())]
+    if as_json:
+        rows = [{"model": run.manifest.model.get("spec", ""), **asdict(row)} for run, row in summaries]
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table("model", "attack", "budget", "robust accuracy", "95 % interval", "clips", "passes per clip")
+    for run, row in summaries:
+        low, estimate, high = row.robust_accuracy.low, row.robust_accuracy.estimate, row.robust_accuracy.high
+        table.add_row(
+            str(run.manifest.model.get("spec", "")),
+            row.attack,
+            format_value(row.eps),
+            f"{estimate:.1%}",
+            f"{low:.1%} to {high:.1%}",
+            str(row.clips),
+            f"{row.forward_passes:.1f} + {row.backward_passes:.1f}",
+        )
+    Console(width=None if sys.stdout.isatty() else 140).print(table)

@@ -1,0 +1,25 @@
+"""``robustvideo report``: one page from one run, or a comparison of several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories; several make a comparison.")],
+    out: Annotated[Path | None, typer.Option(help="The page. Default: report.html in the first run.")] = None,
+) -> None:
+    """Write one self-contained page that opens offline in any browser.
+
+    **Examples**
+
+    `robustvideo report runs/mine`
+
+    `robustvideo report runs/plain runs/hardened --out comparison.html`
+    """
+    from robustvideo.report import build_report
+
+    print(build_report(runs, out))

@@ -1,0 +1,147 @@
+"""`evaluate`: attack a model on a data set, and leave a run directory behind."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from robustvideo.attacks import Attack
+from robustvideo.data import load_data
+from robustvideo.data.dataset import VideoDataset
+from robustvideo.errors import InputError
+from robustvideo.evaluation.run import Manifest, Run, environment, now, start_run
+from robustvideo.evaluation.runner import Runner
+from robustvideo.evaluation.suite import Suite
+from robustvideo.model import Model, device_of
+from robustvideo.models import load_model
+from robustvideo.progress import track
+from robustvideo.storage import slug
+
+
+def evaluate(
+    model: Model | str,
+    data: VideoDataset | str,
+    attacks: Sequence[Attack],
+    *,
+    out: Path | str,
+    batch_size: int = 8,
+    save_clips: int = 12,
+    strict: bool = False,
+    title: str = "Robustness report",
+    command: str = "",
+    device: str = "cpu",
+    quiet: bool = False,
+) -> Run:
+    """Attack a model on a data set.
+
+    Calling it again with the same arguments continues where it stopped; the finished run has the records of an
+    undisturbed one.
+
+    Args:
+        model: a model, which stays on its device, or a model spec, which is loaded onto ``device``.
+        data: a data set or its spec.
+        attacks: configured attacks, each at its own budget.
+        out: the run directory: new, empty, or one of the very same configuration.
+        batch_size: clips per batch. Batches are fixed by it; where memory runs out, a batch is attacked in halves.
+        save_clips: number of clips, spread evenly over the data, whose clean and adversarial videos are kept.
+        strict: end the run at the first clip that cannot be read, instead of recording it.
+        title: heading of the report.
+        command: the command line to show in the report.
+        device: where a model given as a spec is loaded.
+        quiet: show no progress.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        InputError: anything unusable in the arguments, or a model whose outputs do not fit.
+        RunConflict: ``out`` belongs to another configuration or holds other files.
+        RobustVideoError: the disk is full; what was written before is intact.
+    """
+    out = Path(out)
+    if batch_size < 1:
+        raise InputError(f"A batch holds at least one clip, got batch_size={batch_size}.")
+    model_spec = model if isinstance(model, str) else f"{type(model).__module__}.{type(model).__qualname__}"
+    if isinstance(model, str):
+        model = load_model(model, device=device)
+    if isinstance(data, str):
+        data = load_data(data, labels=model.labels)
+    if len(data) == 0:
+        raise InputError(f"The data set {data.spec} has no clips.")
+    configuration = {
+        "model": model_spec,
+        "model_digest": _digest(model),
+        "data": data.spec,
+        "data_fingerprint": data.fingerprint(),
+        "attacks": [attack.spec for attack in attacks],
+        "batch_size": batch_size,
+        "save_clips": save_clips,
+    }
+    runner = Runner(model, data, attacks, out, batch_size=batch_size, save_clips=save_clips, strict=strict)
+    items = list(runner.items())
+    manifest = Manifest(
+        robustvideo=environment().get("robustvideo", ""),
+        created=now(),
+        title=title,
+        command=command,
+        configuration=configuration,
+        items=len(items),
+        model={
+            "spec": model_spec,
+            "labels": list(model.labels or ()),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "frames": model.frames,
+            "size": model.size,
+        },
+        data={"spec": data.spec, "clips": len(data), "labels": list(data.labels)},
+        environment={**environment(), "device": str(device_of(model))},
+    )
+    run = start_run(out, manifest)
+    done = sum(len(runner.members(i.batch)) for i in items if runner.shard(i).exists())
+    with track(model_spec, len(data) * (len(attacks) + 1), done=done, quiet=quiet) as advance:
+        runner.run(advance)
+    run.manifest.status = "finished"
+    run.save()
+    return run
+
+
+def evaluate_suite(
+    suite: Suite, out: Path, *, device: str = "cpu", strict: bool = False, command: str = "", quiet: bool = False
+) -> list[Run]:
+    """Run a suite: one run directory per model, ``out`` itself when there is one model only.
+
+    Raises:
+        InputError, RunConflict, RobustVideoError: see `evaluate`.
+    """
+    attacks = suite.build_attacks()
+    runs = []
+    for spec in suite.models:
+        runs.append(
+            evaluate(
+                spec,
+                suite.data,
+                attacks,
+                out=out if len(suite.models) == 1 else out / slug(spec),
+                batch_size=suite.batch_size,
+                save_clips=suite.save_clips,
+                strict=strict,
+                title=suite.title,
+                command=command,
+                device=device,
+                quiet=quiet,
+            )
+        )
+    return runs
+
+
+def _digest(model: nn.Module) -> str:
+    """A hash of every weight and buffer: two runs belong together only if their models are the same."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()]):
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

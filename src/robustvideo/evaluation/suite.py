@@ -1,0 +1,120 @@
+"""`Suite`: models x attacks x budgets over a data set, in YAML.
+
+.. code-block:: yaml
+
+    models: [embedded:r3d, embedded:r3d_at]
+    data: embedded:kinetic?split=test&clips=64
+    attacks: [noise, fgsm, pgd(steps=20)]
+    eps: [1/255, 2/255, 4/255, 8/255]
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from robustvideo.errors import InputError, unknown
+from robustvideo.spec import parse_call, parse_value
+
+if TYPE_CHECKING:
+    from robustvideo.attacks import Attack
+
+
+def _fraction(value: Any) -> Any:
+    return parse_value(value) if isinstance(value, str) else value
+
+
+class Suite(BaseModel):
+    """What to evaluate.
+
+    Attributes:
+        title: heading of the report.
+        models: model specs; several make one run each, and a comparison.
+        data: the data set's spec.
+        attacks: attack specs. One that does not name its budget is run at every one of ``eps``.
+        eps: budgets as fractions of the range, for attacks that do not name theirs. Default: 8/255.
+        seed: seeds every random draw, together with each clip's id.
+        batch_size: clips per batch, at least 1. The batches are fixed by it, whoever executes them.
+        precision: type of the attacks' gradient passes, for attacks that do not name theirs.
+        save_clips: number of clips, spread evenly over the data, whose videos are saved and shown.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str = "Robustness report"
+    models: list[str] = Field(min_length=1)
+    data: str
+    attacks: list[str] = Field(min_length=1)
+    eps: list[Annotated[float, BeforeValidator(_fraction)]] = Field(default=[8 / 255], min_length=1)
+    seed: int = 0
+    batch_size: int = Field(default=8, ge=1)
+    precision: str | None = None
+    save_clips: int = Field(default=12, ge=0)
+
+    def build_attacks(self) -> list[Attack]:
+        """Every attack at every budget it is to be run at, with the suite's seed and precision.
+
+        Raises:
+            InputError: an unknown attack, a misspelt parameter, a value out of range, or the same attack twice.
+        """
+        from robustvideo.attacks import attacks
+        from robustvideo.spec import Call
+
+        built = []
+        for text in self.attacks:
+            call = parse_call(text)
+            own = dict(call.arguments)
+            own.setdefault("seed", self.seed)
+            if self.precision is not None:
+                own.setdefault("precision", self.precision)
+            budgets = [{}] if "eps" in own or "threat" in own else [{"eps": e} for e in self.eps]
+            built += [attacks.build(Call(call.name, {**own, **budget})) for budget in budgets]
+        seen: set[str] = set()
+        for attack in built:
+            if attack.spec in seen:
+                raise InputError(f"The attack {attack.spec} is listed twice.")
+            seen.add(attack.spec)
+        return built
+
+
+def load_suite(path: Path) -> Suite:
+    """Read a suite from YAML.
+
+    Raises:
+        InputError: no such file, not YAML, a misspelt key, or a value out of range.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"There is no suite {path}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not readable as YAML: {str(error).splitlines()[0]}.") from error
+    return make_suite(content, str(path))
+
+
+def default_suite() -> Suite:
+    """The embedded suite: procedural clips, embedded weights, about two minutes on two cores."""
+    return make_suite(yaml.safe_load((files("robustvideo") / "recipes" / "demo.yaml").read_text()), "the default suite")
+
+
+def make_suite(content: Any, name: str) -> Suite:
+    """Validate a suite.
+
+    Raises:
+        InputError: a misspelt key or a value out of range, naming the place.
+    """
+    if not isinstance(content, dict):
+        raise InputError(f"{name} must be a mapping with models, data and attacks.")
+    for key in content:
+        if key not in Suite.model_fields:
+            raise unknown("suite key", str(key), Suite.model_fields)
+    try:
+        return Suite.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{name}: {place}: {first['msg'].lower()}.") from error

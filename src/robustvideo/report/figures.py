@@ -1,0 +1,327 @@
+"""Figures as geometry: what to draw, in percent of the drawing area. The template draws it as SVG and text.
+
+Keeping text out of the stretched SVG lets one figure fill a desktop, a phone and a printed page at the same type
+size, and the page needs no plotting library.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from robustvideo.evaluation.metrics import (
+    AttackSummary,
+    Interval,
+    confusions,
+    mean_loss,
+    standing_by_step,
+)
+from robustvideo.report.series import Budget, Series
+from robustvideo.report.wording import (
+    THIN,
+    bounds,
+    budget,
+    class_name,
+    norm_name,
+    number,
+    percent,
+)
+
+STYLES = 8
+"""Number of distinct line styles (colour, dash and marker)."""
+
+RESOLUTION = 200
+"""Points of a curve at most; more would not be seen."""
+
+_LARGEST_MATRIX = 12
+_MOST_PAIRS = 10
+_LEAST_GAP = 4.5  # percent of the axis between two tick labels
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A labelled place on an axis, in percent of its length from the left or the bottom."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A marked point: percent from the left, percent from the bottom, and what it says."""
+
+    x: float
+    y: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve.
+
+    Attributes:
+        name: for the legend.
+        style: number of its colour, dash and marker; -1 for the emphasised one.
+        path: SVG path in a 100 x 100 box.
+        band: SVG path of its interval; empty without one.
+        marks: its points.
+    """
+
+    name: str
+    style: int
+    path: str
+    band: str = ""
+    marks: tuple[Mark, ...] = ()
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure with two axes.
+
+    Attributes:
+        title: heading of the figure; empty when the section's heading says it.
+        summary: the figure in words, for readers who cannot see it.
+        x_label, y_label: what the axes are.
+        x_ticks, y_ticks: labelled places.
+        lines: the curves, the emphasised one last, so that it is drawn on top.
+    """
+
+    title: str
+    summary: str
+    x_label: str
+    y_label: str
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One class taken for another: how many of the clips that were recognised without the attack."""
+
+    before: str
+    after: str
+    count: int
+    of: int
+
+    @property
+    def share(self) -> float:
+        return self.count / self.of
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the matrix: number of clips and share of its row."""
+
+    count: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Which class is taken for which under one attack.
+
+    Attributes:
+        attack, budget: the attack shown.
+        turns: the most frequent mistakes.
+        others: mistakes beyond those.
+        classes: rows and columns of the matrix; empty when there are too many classes for one.
+        matrix: rows are the true class, columns what is said under attack.
+    """
+
+    attack: str
+    budget: str
+    turns: tuple[Turn, ...]
+    others: int
+    classes: tuple[str, ...]
+    matrix: tuple[tuple[Cell, ...], ...]
+
+
+_SHARES = tuple(Tick(share, f"{share}{THIN}%") for share in (0, 25, 50, 75, 100))
+
+
+def budget_charts(series: Sequence[Series]) -> list[Chart]:
+    """Accuracy against budget, one chart per norm.
+
+    One series shows every attack and the worst case; several show each one's worst case.
+    """
+    norms = dict.fromkeys(norm for one in series for norm, _ in one.unions)
+    return [_budget_chart(series, norm) for norm in norms]
+
+
+def standing_chart(series: Series, chosen: Budget) -> Chart | None:
+    """Share of clips an attack has not yet turned, against the share of its steps; None without any step."""
+    lines, phrases = [], []
+    for place, summary in enumerate(_in_recorded_order(series, chosen)):
+        shares = standing_by_step(series.rows(summary))
+        if len(shares) < 2:
+            continue
+        xs = [100 * step / (len(shares) - 1) for step in range(len(shares))]
+        name = f"{summary.attack}, {len(shares) - 1} {'step' if len(shares) == 2 else 'steps'}"
+        points = _thinned(list(zip(xs, [100 * s for s in shares], strict=True)))
+        lines.append(Line(name, place % STYLES, _steps(points)))
+        phrases.append(f"{name}: from {percent(shares[0])} to {percent(shares[-1])}")
+    if not lines:
+        return None
+    return Chart(
+        "Clips not yet turned",
+        "; ".join(phrases),
+        "share of the attack's own steps",
+        "clips not yet turned",
+        _SHARES,
+        _SHARES,
+        tuple(lines),
+    )
+
+
+def loss_charts(series: Series, chosen: Budget) -> list[Chart]:
+    """The mean objective per step, one small chart per attack, because objectives have different units."""
+    charts = []
+    for place, summary in enumerate(_in_recorded_order(series, chosen)):
+        losses = [(step, loss) for step, loss in enumerate(mean_loss(series.rows(summary)), 1) if math.isfinite(loss)]
+        if len(losses) < 2:
+            continue
+        low, high = min(loss for _, loss in losses), max(loss for _, loss in losses)
+        span = high - low or 1.0
+        last = losses[-1][0]
+        points = [(100 * (step - 1) / (last - 1), 5 + 90 * (loss - low) / span) for step, loss in losses]
+        charts.append(
+            Chart(
+                summary.attack,
+                f"Mean objective of {summary.attack}: {_short(losses[0][1])} at step 1, {_short(losses[-1][1])} "
+                f"at step {last}",
+                "step",
+                "mean objective",
+                (Tick(0, "1"), Tick(100, str(last))),
+                (Tick(5, _short(low)), Tick(95, _short(high))) if high > low else (Tick(5, _short(low)),),
+                (Line(summary.attack, place % STYLES, _line(_thinned(points))),),
+            )
+        )
+    return charts
+
+
+def confusion(series: Series, chosen: Budget) -> Confusion | None:
+    """What the strongest single attack at a budget makes of each class; None when it turns nothing."""
+    strongest = series.at(chosen)[:1]
+    counts = confusions(series.rows(strongest[0])) if strongest else Counter()
+    turned = {pair: count for pair, count in counts.items() if pair[0] != pair[1]}
+    if not turned:
+        return None
+    clips: Counter[int] = Counter()
+    for (before, _), count in counts.items():
+        clips[before] += count
+    names = {index: class_name(series.labels, index) for pair in counts for index in pair}
+    order = sorted(turned, key=lambda pair: (-turned[pair], pair))
+    turns = [Turn(names[before], names[after], turned[before, after], clips[before]) for before, after in order]
+    classes = sorted(names) if len(names) <= _LARGEST_MATRIX else []
+    return Confusion(
+        attack=strongest[0].attack,
+        budget=budget(chosen[1], chosen[0]),
+        turns=tuple(turns[:_MOST_PAIRS]),
+        others=sum(turn.count for turn in turns[_MOST_PAIRS:]),
+        classes=tuple(names[index] for index in classes),
+        matrix=tuple(
+            tuple(Cell(counts[row, column], counts[row, column] / max(clips[row], 1)) for column in classes)
+            for row in classes
+        ),
+    )
+
+
+def _budget_chart(series: Sequence[Series], norm: str) -> Chart:
+    scale = 255.0 if norm == "linf" else 1.0
+    budgets = sorted({eps for one in series for known, eps in one.unions if known == norm})
+    most = budgets[-1]
+    lines: list[Line] = []
+    phrases: list[str] = []
+    for one in series:
+        worst = [(u.eps, u.robust_accuracy) for (known, _), u in one.unions.items() if known == norm and u.clips]
+        attacks = dict.fromkeys(s.attack for s in one.attacked if s.norm == norm)
+        together = len(attacks) > 1 or len(series) > 1
+        if len(series) == 1:
+            for place, attack in enumerate(attacks):
+                own = [(s.eps, s.robust_accuracy) for s in one.attacked if (s.norm, s.attack) == (norm, attack)]
+                line = _accuracy_line(attack, place % STYLES, one.clean, own, norm, most, with_band=not together)
+                lines.append(line)
+        if together:
+            name = one.name or "worst case per clip"
+            style = one.style % STYLES if one.name else -1
+            lines.append(_accuracy_line(name, style, one.clean, worst, norm, most, with_band=True))
+        said = ", ".join(f"{percent(a.estimate)} {bounds(a)} at {budget(e, norm)}" for e, a in worst)
+        phrases.append(f"{one.name or 'worst case'}: {percent(one.clean.estimate)} at 0, {said}")
+    return Chart(
+        norm_name(norm),
+        "; ".join(phrases),
+        f"budget ({norm_name(norm)}, in 1/255)" if norm == "linf" else f"budget ({norm_name(norm)})",
+        "clips correctly recognised",
+        _spaced([Tick(0, "0"), *(Tick(100 * eps / most, f"{eps * scale:.3g}") for eps in budgets)]),
+        _SHARES,
+        tuple(lines),
+    )
+
+
+def _accuracy_line(
+    name: str,
+    style: int,
+    clean: Interval,
+    own: Sequence[tuple[float, Interval]],
+    norm: str,
+    most: float,
+    *,
+    with_band: bool,
+) -> Line:
+    places = [(0.0, clean), *((100 * eps / most, accuracy) for eps, accuracy in own)]
+    places = [(x, interval) for x, interval in places if not math.isnan(interval.estimate)]
+    texts = ["no attack", *(budget(eps, norm) for eps, _ in own)]
+    upper = [(x, 100 * interval.high) for x, interval in places]
+    lower = [(x, 100 * interval.low) for x, interval in reversed(places)]
+    return Line(
+        name,
+        style,
+        _line([(x, 100 * interval.estimate) for x, interval in places]),
+        _line([*upper, *lower]) + "Z" if with_band and len(places) > 1 else "",
+        tuple(
+            Mark(x, 100 * i.estimate, f"{name}, {text}: {percent(i.estimate)} {bounds(i)}")
+            for (x, i), text in zip(places, texts[-len(places) :], strict=True)
+        ),
+    )
+
+
+def _in_recorded_order(series: Series, chosen: Budget) -> list[AttackSummary]:
+    return [s for s in series.attacked if (s.norm, s.eps) == chosen]
+
+
+def _line(points: Iterable[tuple[float, float]]) -> str:
+    """An SVG path through points given in percent from the left and the bottom."""
+    return "M" + "L".join(f"{x:.2f} {100 - y:.2f}" for x, y in points)
+
+
+def _steps(points: Sequence[tuple[float, float]]) -> str:
+    """An SVG path that keeps each value until the next point."""
+    corners = [points[0]]
+    for (_, before), (x, after) in pairwise(points):
+        corners += [(x, before), (x, after)]
+    return _line(corners)
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+    if len(points) <= RESOLUTION:
+        return points
+    return [points[round(i * (len(points) - 1) / (RESOLUTION - 1))] for i in range(RESOLUTION)]
+
+
+def _spaced(ticks: Sequence[Tick]) -> tuple[Tick, ...]:
+    """The ticks without those whose label would touch that of a larger one; the first stays."""
+    kept: list[Tick] = []
+    for tick in reversed(ticks):
+        if not kept or kept[-1].at - tick.at >= _LEAST_GAP:
+            kept.append(tick)
+    if kept[-1] != ticks[0]:
+        kept[-1] = ticks[0]
+    return tuple(reversed(kept))
+
+
+def _short(value: float) -> str:
+    return number(value, 0 if abs(value) >= 100 else 2)

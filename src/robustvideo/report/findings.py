@@ -1,0 +1,318 @@
+"""What a report concludes: the headline, and what a reader must know before quoting it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from robustvideo.evaluation.metrics import (
+    AttackSummary,
+    Interval,
+    paired_difference,
+    standing_by_step,
+    worst_case,
+)
+from robustvideo.evaluation.records import Record
+from robustvideo.report.series import Budget, Series, headline_budget
+from robustvideo.report.wording import (
+    THIN,
+    attack_name,
+    bounds,
+    budget,
+    changes,
+    defense_name,
+    listed,
+    norm_name,
+    percent,
+    points,
+)
+from robustvideo.spec import parse_call
+
+BLACK_BOX = frozenset({"square", "nes", "simba", "boundary"})
+"""Attacks that see no gradient: stronger than those that do only where gradients are masked."""
+
+WIDE = 0.2
+"""An interval from which one should not quote a single number: 20 percentage points."""
+
+LISTED = 20
+"""How many unusable clips are named."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One series in the headline.
+
+    Attributes:
+        series: which.
+        clean: accuracy without an attack.
+        robust: accuracy in the worst case per clip over the attacks at the headline budget; None without attacks.
+        attacks: number of attacks in that worst case.
+        clips: number of clips.
+    """
+
+    series: Series
+    clean: Interval
+    robust: Interval | None
+    attacks: int
+    clips: int
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The first thing a reader sees.
+
+    Attributes:
+        budget: norm and budget it speaks about; None without any attack.
+        changes: what the budget allows, as the middle of a sentence.
+        standings: one per series.
+        difference: for two series on the same clips: the second's robust accuracy minus the first's.
+        shared: number of clips that both have; 0 unless there are two series.
+    """
+
+    budget: Budget | None
+    changes: str
+    standings: tuple[Standing, ...]
+    difference: Interval | None = None
+    shared: int = 0
+
+
+@dataclass(frozen=True)
+class Caution:
+    """Something to know before quoting a number.
+
+    Attributes:
+        title: in a few words.
+        text: what was seen, and what to do.
+        serious: the number itself is in doubt, not only its precision.
+        details: single cases, such as unusable clips with their messages.
+    """
+
+    title: str
+    text: str
+    serious: bool = False
+    details: tuple[str, ...] = field(default=())
+
+
+def headline(series: Sequence[Series]) -> Headline:
+    """The headline over all series."""
+    chosen = headline_budget(series)
+    standings = []
+    for one in series:
+        union = one.unions.get(chosen) if chosen else None
+        standings.append(
+            Standing(
+                one,
+                one.clean,
+                union.robust_accuracy if union and union.clips else None,
+                len(union.attacks) if union else 0,
+                one.clips,
+            )
+        )
+    difference, shared = None, 0
+    if chosen and len(series) == 2 and all(s.robust for s in standings):
+        first, second = (worst_case(_rows_at(s, chosen)) for s in series)
+        both = first.keys() & second.keys()
+        difference, shared = paired_difference((first[c], second[c]) for c in both), len(both)
+    return Headline(chosen, changes(chosen[1], chosen[0]) if chosen else "", tuple(standings), difference, shared)
+
+
+def cautions(series: Sequence[Series]) -> list[Caution]:
+    """Everything that weakens the numbers, the serious ones first."""
+    found = [caution for one in series for caution in _of_series(one)]
+    found += _of_comparison(series)
+    return sorted(found, key=lambda c: not c.serious)
+
+
+def _of_series(one: Series) -> Iterator[Caution]:
+    of = f" of {one.name}" if one.name else ""
+    yield from _unusable(one, of)
+    if not one.clips:
+        yield Caution(f"No results{of}", "No clip has been evaluated yet, so there is nothing to conclude.", True)
+        return
+    chosen = headline_budget([one])
+    if chosen is None:
+        yield Caution(f"No attack{of}", "Only undisturbed clips were classified: nothing is known of robustness.", True)
+    else:
+        yield from _about_attacks(one, chosen, of)
+    yield from _about_sample(one, chosen, of)
+
+
+def _unusable(one: Series, of: str) -> Iterator[Caution]:
+    messages = {r.sample_id: r.message for r in one.records if r.status != "ok"}
+    if messages:
+        named = [f"{sample}: {message or 'no message'}" for sample, message in sorted(messages.items())]
+        more = (f"… and {len(named) - LISTED} more",) if len(named) > LISTED else ()
+        yield Caution(
+            f"{_count(len(messages), 'clip')}{of} could not be used",
+            "They are in no percentage on this page. If they are of one kind, the rest may not be representative.",
+            details=(*named[:LISTED], *more),
+        )
+
+
+def _about_sample(one: Series, chosen: Budget | None, of: str) -> Iterator[Caution]:
+    union = one.unions.get(chosen) if chosen else None
+    known = union.robust_accuracy if union and union.clips else one.clean
+    if known.high - known.low > WIDE:
+        yield Caution(
+            f"Few clips{of}",
+            f"With {_count(union.clips if union and union.clips else one.clips, 'clip')} the 95{THIN}% interval "
+            f"{bounds(known)} spans {100 * (known.high - known.low):.0f} points. About 100 clips bring it near "
+            "20 points, 400 near 10.",
+        )
+    if one.clean.estimate < 0.5:
+        yield Caution(
+            f"Low accuracy without an attack{of}",
+            f"Only {percent(one.clean.estimate)} of the undisturbed clips are recognised: check that frames, size, "
+            "normalisation and class order are those the model was trained with.",
+            serious=True,
+        )
+
+
+def _about_attacks(one: Series, chosen: Budget, of: str) -> Iterator[Caution]:
+    here = one.at(chosen)
+    size = f"{norm_name(chosen[0])} {budget(chosen[1], chosen[0])}"
+    yield from _noise_as_strong(here, size, of)
+    yield from _masking(here, size, of)
+    yield from _not_falling(one, of)
+    yield from _not_converged(one, here, size, of)
+    yield from _blind_to_defense(one, of)
+    yield from _partial(one, chosen, size, of)
+    budgets = {b for b in one.unions if b[0] == chosen[0]}
+    if len(budgets) == 1:
+        yield Caution(
+            f"A single budget{of}",
+            f"Only {size} was tried. Accuracy that does not fall towards 0 as the budget grows would reveal an "
+            "attack that is too weak; one budget cannot show it.",
+        )
+    real = [s for s in here if _kind(s) != "noise"]
+    if len(real) == 1:
+        yield Caution(
+            f"A single attack{of}",
+            f"Robust accuracy is an upper bound: another attack than {real[0].attack} may find more. An ensemble "
+            "of different attacks is harder to pass.",
+        )
+
+
+def _noise_as_strong(here: Sequence[AttackSummary], size: str, of: str) -> Iterator[Caution]:
+    noise = [s for s in here if _kind(s) == "noise"]
+    for attack in here:
+        if not noise or _kind(attack) == "noise" or attack.robust_accuracy.estimate == 0:
+            continue
+        least = min(s.robust_accuracy.estimate for s in noise)
+        if attack.robust_accuracy.estimate >= least:
+            yield Caution(
+                f"{attack.attack} is no stronger than random noise{of}",
+                f"At {size} it leaves {percent(attack.robust_accuracy.estimate)}, random noise "
+                f"{percent(least)}. Gradients that carry no information do this: the number measures the attack's "
+                "failure, not the model's robustness.",
+                serious=True,
+            )
+
+
+def _masking(here: Sequence[AttackSummary], size: str, of: str) -> Iterator[Caution]:
+    blind = [s for s in here if _kind(s) in BLACK_BOX]
+    seeing = [s for s in here if _kind(s) not in BLACK_BOX | {"noise"}]
+    if not blind or not seeing:
+        return
+    if blind[0].robust_accuracy.estimate < seeing[0].robust_accuracy.estimate:
+        yield Caution(
+            f"Gradients may be masked{of}",
+            f"At {size}, {blind[0].attack} sees no gradient and yet leaves fewer clips "
+            f"({percent(blind[0].robust_accuracy.estimate)}) than the best gradient attack, {seeing[0].attack} "
+            f"({percent(seeing[0].robust_accuracy.estimate)}). Attack the model through what hides its gradient.",
+            serious=True,
+        )
+
+
+def _not_falling(one: Series, of: str) -> Iterator[Caution]:
+    lines: dict[tuple[str, str], list[AttackSummary]] = {}
+    for summary in one.attacked:
+        lines.setdefault((summary.norm, summary.attack), []).append(summary)
+    for (norm, attack), budgets in lines.items():
+        for small, large in pairwise(budgets):
+            if large.robust_accuracy.estimate > small.robust_accuracy.estimate:
+                yield Caution(
+                    f"{attack} gets weaker with a larger budget{of}",
+                    f"It leaves {percent(small.robust_accuracy.estimate)} at {budget(small.eps, norm)} but "
+                    f"{percent(large.robust_accuracy.estimate)} at {budget(large.eps, norm)}, although every smaller "
+                    "change is allowed there too: step size or number of steps do not fit the budget.",
+                    serious=True,
+                )
+                break
+
+
+def _not_converged(one: Series, here: Sequence[AttackSummary], size: str, of: str) -> Iterator[Caution]:
+    unfinished = []
+    for summary in here:
+        standing = standing_by_step(one.rows(summary))
+        tail = max(1, len(standing) // 10)
+        enough_steps = len(standing) > 5
+        if enough_steps and (standing[-1 - tail] - standing[-1]) * summary.clips >= 1:
+            unfinished.append(summary.attack)
+    if unfinished:
+        yield Caution(
+            f"Not converged{of}",
+            f"At {size}, {listed(unfinished)} still turned clips in the last tenth of the steps: more steps "
+            "would find more.",
+        )
+
+
+def _blind_to_defense(one: Series, of: str) -> Iterator[Caution]:
+    if "gradient=none" in one.defense.replace(" ", ""):
+        yield Caution(
+            f"The attacks did not see the defence{of}",
+            f"{defense_name(one.defense)} was left out of the gradient. Only attacks that know a defence measure it: "
+            "use gradient=exact, or gradient=bpda where it cannot be differentiated.",
+            serious=True,
+        )
+
+
+def _partial(one: Series, chosen: Budget, size: str, of: str) -> Iterator[Caution]:
+    missing = one.clips - one.unions[chosen].clips
+    if missing:
+        yield Caution(
+            f"The worst case is of fewer clips{of}",
+            f"{_count(missing, 'clip')} have not met every attack at {size} and are left out of it.",
+        )
+
+
+def _of_comparison(series: Sequence[Series]) -> Iterator[Caution]:
+    sets = [{r.sample_id for r in s.records if r.status == "ok"} for s in series if s.clips]
+    if len(sets) < 2:
+        return
+    shared = set.intersection(*sets)
+    if any(s != shared for s in sets):
+        yield Caution(
+            "Different clips",
+            f"Only {_count(len(shared), 'clip')} are in every run: differences between the rest may come from "
+            "the clips.",
+            serious=True,
+        )
+    attacks = [{(s.attack, s.norm, s.eps) for s in one.attacked} for one in series if one.clips]
+    if any(a != attacks[0] for a in attacks):
+        common = set.intersection(*attacks)
+        odd = sorted({attack_name(a) for attack in attacks for a, _, _ in attack - common})
+        yield Caution(
+            "Different attacks",
+            f"Not every run has met {listed(odd)} at every budget, so their worst cases are not of the same attacks.",
+            serious=True,
+        )
+
+
+def difference_phrase(difference: Interval) -> str:
+    """A difference of shares with its interval: "+12 points [+4, +20]"."""
+    span = f"[{points(difference.low)}, {points(difference.high)}]"
+    return f"{points(difference.estimate)} points {span}"
+
+
+def _rows_at(series: Series, chosen: Budget) -> list[Record]:
+    return [r for s in series.at(chosen) for r in series.rows(s)]
+
+
+def _kind(summary: AttackSummary) -> str:
+    return parse_call(summary.attack).name
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
