@@ -249,7 +249,7 @@ def classify(model: Model, clip: Clip) -> Tensor:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
         with torch.autocast(device_type, enabled=False):
-            logits = model(clip)
+            logits: Tensor = model(clip)
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
         if is_out_of_memory(error):
             raise

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustvideo.clip import Clip, Modality, per_clip
-from robustvideo.distances import frame_rms, l21
+from robustvideo.distances import frame_rms, l2, l21
 from robustvideo.errors import InputError
 from robustvideo.randomness import ClipRandom
 from robustvideo.registry import Registry, allow_nested
@@ -36,9 +36,9 @@ class ThreatModel(ABC):
     """What the adversary may change. Either one part, or a `Joint` of several."""
 
     @property
+    @abstractmethod
     def parts(self) -> Sequence[Part]:
         """The single-modality parts, in the order in which they are applied."""
-        raise NotImplementedError
 
     def perturb(self, clip: Clip, variables: Sequence[Tensor], masks: Sequence[Tensor | None]) -> Clip:
         """The clip under the perturbation; differentiable in ``variables`` (one tensor per part)."""
@@ -310,17 +310,17 @@ class L2(NormBall):
         return self.project(signal, self._scaled_to(draw, length, signal), eps, mask)
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        norm = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+        norm = gradient.flatten(1).norm(dim=1)
         return gradient / per_clip(norm.clamp_min(torch.finfo(norm.dtype).tiny), gradient)
 
     def within_budget(self, clean: Tensor, changed: Tensor, eps: Tensor) -> Tensor:
-        return torch.linalg.vector_norm((changed - clean).flatten(1), dim=1) <= eps * (1 + _TOLERANCE)
+        return l2(changed, clean) <= eps * (1 + _TOLERANCE)
 
     def _into_ball(self, variable: Tensor, eps: Tensor, signal: Tensor, mask: Tensor | None) -> Tensor:
         return self._scaled_to(variable, torch.minimum(self._norm(variable, signal), eps), signal)
 
     def _norm(self, variable: Tensor, signal: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(variable.flatten(1), dim=1) * self._pixels_per_value(variable, signal) ** 0.5
+        return variable.flatten(1).norm(dim=1) * self._pixels_per_value(variable, signal) ** 0.5
 
     def _scaled_to(self, variable: Tensor, norm: Tensor, signal: Tensor) -> Tensor:
         now = self._norm(variable, signal).clamp_min(torch.finfo(variable.dtype).tiny)

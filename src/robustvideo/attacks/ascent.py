@@ -1,8 +1,8 @@
 """The ascent loop: one objective, one gradient estimator, one update rule, one threat model.
 
 FGSM, PGD, momentum attacks and most of what the papers propose are compositions of these parts. The loop adds what
-they all need: random starts and restarts, the active set (a clip leaves the batch at its first verified success),
-the best iterate, traces and counters. Every decision is made per clip.
+they all need: random starts, the active set (a clip leaves the batch at its first verified success), the best
+iterate, traces and counters. Every decision is made per clip. Restarts are several ascents `in_turn`.
 """
 
 from __future__ import annotations
@@ -13,58 +13,50 @@ import torch
 from torch import Tensor
 
 from robustvideo.attacks.attack import AttackResult, Problem, Variables, Verdict, margin
-from robustvideo.attacks.gradients import GradientEstimator
+from robustvideo.attacks.gradients import Estimate, GradientEstimator
 from robustvideo.attacks.objectives import Objective
-from robustvideo.attacks.updates import State, UpdateRule
+from robustvideo.attacks.updates import Position, State, UpdateRule
 from robustvideo.clip import per_clip
 
 
 @dataclass(frozen=True)
 class Ascent:
-    """How to climb.
+    """One climb from one start.
 
     Attributes:
         objective: what to increase.
         estimator: how its gradient is obtained.
         update: how the gradient moves the variables.
-        steps: gradient steps per start; 0 tries the starts alone.
+        steps: gradient steps; 0 tries the start alone.
         random_start: start at a random point of the ball instead of at the clean clip.
-        restarts: independent starts. A restart touches only the clips that still stand, so more restarts never
-            help the defender.
         early_stop: a clip that has verifiably succeeded is not attacked further. Without it every clip takes all
             steps, and the largest margin wins.
-        seed: seeds the random starts, with each clip's id and the number of the restart.
+        seed: seeds every random draw of the climb, with each clip's id. Any printable value.
     """
 
     objective: Objective
     estimator: GradientEstimator
     update: UpdateRule
     steps: int
-    random_start: bool
-    restarts: int = 1
+    random_start: bool = False
     early_stop: bool = True
-    seed: int = 0
+    seed: object = 0
 
     def __call__(self, problem: Problem) -> AttackResult:
         """Climb, and return per clip the best verified point: a success before none, then the largest margin."""
+        problem = replace(problem, reference=self.objective.reference(problem), seed=self.seed)
         best = _Best(problem, self.steps)
-        standing = torch.arange(len(problem.clip), device=problem.clip.device)
-        for restart in range(self.restarts):
-            self._climb(self._front(problem.select(standing), standing, restart), best)
-            if self.early_stop:
-                standing = (~best.success).nonzero()[:, 0]
-            if len(standing) == 0:
-                break
+        self._climb(self._front(problem), best)
         return best.result()
 
-    def _front(self, problem: Problem, rows: Tensor, restart: int) -> _Front:
-        problem = replace(problem, reference=self.objective.reference(problem))
-        random = problem.random(self.seed, restart) if self.random_start else None
+    def _front(self, problem: Problem) -> _Front:
+        random = problem.random("start") if self.random_start else None
         variables = []
         for part, eps, mask in zip(problem.threat.parts, problem.eps, problem.masks, strict=True):
             signal = problem.clip.signal(part.modality)
             start = part.zeros(signal) if random is None else part.random_start(signal, eps, mask, random)
             variables.append(start)
+        rows = torch.arange(len(problem.clip), device=problem.clip.device)
         return _Front(
             problem=problem,
             rows=rows,
@@ -80,37 +72,44 @@ class Ascent:
         for step in range(self.steps):
             problem = front.problem
             point = self.update.query(front.variables, front.states, problem.eps)
-            estimate = self.estimator(problem, self.objective, point)
+            estimate = self.estimator(problem, self.objective, point, step)
             best.count(front.rows, estimate.forwards, estimate.backwards)
             front.trace[:, step] = estimate.objective.to(front.trace.dtype)
             margins = margin(estimate.logits, problem.labels, problem.targeted)
             candidate = front.projected(point)
             front = front.with_peak(candidate, margins, step)
-            gradients = estimate.gradients
             if self.early_stop:
                 left = front.settle((margins > 0).nonzero()[:, 0], candidate, step, best)
                 if len(left) == 0:
                     return
                 if len(left) < len(front.rows):
-                    front = front.select(left)
-                    gradients = tuple(g[left] for g in gradients)
-            front = self._move(front, gradients)
+                    front, estimate = front.select(left), estimate.select(left)
+            front = self._move(front, estimate, step)
         everyone = torch.arange(len(front.rows), device=front.rows.device)
         front.settle(everyone, front.variables, self.steps, best)
         if not self.early_stop:
             beaten = front.peak_margin > best.margin[front.rows]
             front.settle(beaten.nonzero()[:, 0], front.peak, front.peak_step, best)
 
-    def _move(self, front: _Front, gradients: Variables) -> _Front:
+    def _move(self, front: _Front, estimate: Estimate, step: int) -> _Front:
         problem = front.problem
-        steps = [
-            self.update.step(part, variable, gradient, state, eps)
-            for part, variable, gradient, state, eps in zip(
-                problem.threat.parts, front.variables, gradients, front.states, problem.eps, strict=True
+        moved, states = [], []
+        for i, part in enumerate(problem.threat.parts):
+            here = Position(
+                part=part,
+                signal=problem.clip.signal(part.modality),
+                eps=problem.eps[i],
+                mask=problem.masks[i],
+                variable=front.variables[i],
+                gradient=estimate.gradients[i],
+                value=estimate.objective,
+                step=step,
+                steps=self.steps,
             )
-        ]
-        moved = front.projected(tuple(variable for variable, _ in steps))
-        return replace(front, variables=moved, states=tuple(state for _, state in steps))
+            variable, state = self.update.step(here, front.states[i])
+            moved.append(here.project(variable))
+            states.append(state)
+        return replace(front, variables=tuple(moved), states=tuple(states))
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,6 +44,7 @@ class Problem:
         eps: one (B,) tensor of budgets per part of the threat model.
         masks: one mask, or None for everywhere, per part.
         reference: (B, ...) tensors an objective computed once on the clean clips.
+        seed: what seeds the random draws of the search under way.
     """
 
     model: Model
@@ -56,6 +57,7 @@ class Problem:
     eps: tuple[Tensor, ...]
     masks: tuple[Tensor | None, ...]
     reference: Mapping[str, Tensor] = field(default_factory=dict)
+    seed: object = 0
 
     def select(self, index: Tensor) -> Problem:
         """The problem of some of the clips."""
@@ -69,8 +71,8 @@ class Problem:
         )
 
     def random(self, *salt: object) -> ClipRandom:
-        """Fresh per-clip random streams, a function of each clip's id and ``salt`` alone."""
-        return ClipRandom(seed_for(*salt, name) for name in self.clip.ids)
+        """Fresh per-clip random streams, a function of the seed, each clip's id and ``salt`` alone."""
+        return ClipRandom(seed_for(self.seed, name, *salt) for name in self.clip.ids)
 
     def verdict(self, variables: Variables) -> Verdict:
         """What the model says of the clips as a file would hold them."""

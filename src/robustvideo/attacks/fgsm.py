@@ -27,7 +27,6 @@ class FGSM(Attack):
             estimator=plain,
             update=SteepestStep(1.0),
             steps=1,
-            random_start=False,
             early_stop=self.early_stop,
         )
         return climb(problem)

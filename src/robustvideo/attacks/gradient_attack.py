@@ -10,6 +10,7 @@ from robustvideo.attacks.ascent import Ascent
 from robustvideo.attacks.attack import Attack, AttackResult, Problem
 from robustvideo.attacks.gradients import GradientEstimator, plain
 from robustvideo.attacks.objectives import CrossEntropy, Objective
+from robustvideo.attacks.search import in_turn
 from robustvideo.attacks.updates import UpdateRule
 from robustvideo.errors import InputError
 
@@ -70,13 +71,16 @@ class GradientAttack(Attack):
         return plain
 
     def solve(self, problem: Problem) -> AttackResult:
+        return in_turn(problem, (self.ascent(restart) for restart in range(self.restarts)), self.early_stop)
+
+    def ascent(self, restart: int = 0) -> Ascent:
+        """One climb."""
         return Ascent(
             objective=self.objective(),
             estimator=self.estimator(),
             update=self.update(),
             steps=self.steps,
             random_start=self.random_start,
-            restarts=self.restarts,
             early_stop=self.early_stop,
-            seed=self.seed,
-        )(problem)
+            seed=(self.seed, restart),
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -34,15 +34,24 @@ class Estimate:
     forwards: int = 1
     backwards: int = 1
 
+    def select(self, index: Tensor) -> Estimate:
+        """The estimate for some of the clips."""
+        return replace(
+            self,
+            gradients=tuple(g[index] for g in self.gradients),
+            objective=self.objective[index],
+            logits=self.logits[index],
+        )
+
 
 class GradientEstimator(Protocol):
     """Estimates the gradient of an objective with respect to the variables."""
 
-    def __call__(self, problem: Problem, objective: Objective, variables: Variables) -> Estimate:
-        """Gradient at ``variables``."""
+    def __call__(self, problem: Problem, objective: Objective, variables: Variables, step: int) -> Estimate:
+        """Gradient at ``variables``, for the climb's step number ``step`` (which seeds an estimator's draws)."""
 
 
-def plain(problem: Problem, objective: Objective, variables: Variables) -> Estimate:
+def plain(problem: Problem, objective: Objective, variables: Variables, step: int = 0) -> Estimate:
     """One forward and one backward pass. Gradients are taken with respect to the variables alone.
 
     A part that the model ignores, and a model that cuts the graph, get a zero gradient; entries that are not

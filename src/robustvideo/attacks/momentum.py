@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from robustvideo.attacks.attack import attacks
 from robustvideo.attacks.gradient_attack import GradientAttack
-from robustvideo.attacks.updates import MomentumStep, UpdateRule
+from robustvideo.attacks.updates import MomentumStep, NesterovStep, UpdateRule
 from robustvideo.errors import InputError
 
 
@@ -42,4 +42,4 @@ class NIFGSM(MIFGSM):
     """
 
     def update(self) -> UpdateRule:
-        return MomentumStep(self.relative_step, self.decay, nesterov=True)
+        return NesterovStep(self.relative_step, self.decay)

@@ -8,6 +8,7 @@ from robustvideo.attacks.ascent import Ascent
 from robustvideo.attacks.attack import Attack, AttackResult, Problem, attacks
 from robustvideo.attacks.gradients import plain
 from robustvideo.attacks.objectives import CrossEntropy
+from robustvideo.attacks.search import in_turn
 from robustvideo.attacks.updates import SteepestStep
 from robustvideo.errors import InputError
 
@@ -29,14 +30,15 @@ class Noise(Attack):
             raise InputError(f"Noise needs at least one draw, got draws={self.draws}.")
 
     def solve(self, problem: Problem) -> AttackResult:
-        tries = Ascent(
-            objective=CrossEntropy(),
-            estimator=plain,
-            update=SteepestStep(0.0),
-            steps=0,
-            random_start=True,
-            restarts=self.draws,
-            early_stop=self.early_stop,
-            seed=self.seed,
+        draws = (
+            Ascent(
+                objective=CrossEntropy(),
+                estimator=plain,
+                update=SteepestStep(0.0),
+                steps=0,
+                random_start=True,
+                seed=(self.seed, draw),
+            )
+            for draw in range(self.draws)
         )
-        return tries(problem)
+        return in_turn(problem, draws, self.early_stop)

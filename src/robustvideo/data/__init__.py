@@ -30,7 +30,7 @@ _HOMES = {
     "write_lossless": "video_file",
     "write_preview": "video_file",
 }
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -37,7 +37,7 @@ FRAMES, SIZE = 16, 48
 FRAME_RATE, SAMPLE_RATE = 16, 8000
 
 _CLIPS: dict[Split, int] = {"train": 4096, "val": 512, "test": 512}
-_SCALES = (9.0, 20.0)  # pixels; an object reaches to at most 0.95 of its scale from its centre
+_SCALES = (11.0, 24.0)  # pixels; an object reaches to at most 0.95 of its scale from its centre
 _SPEEDS = (0.35, 0.8)  # circles per clip
 _WAVES = 8
 _NOISE = 0.03

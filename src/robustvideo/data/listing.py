@@ -1,0 +1,128 @@
+"""`Collection`: a way of finding labelled video files; and the numbering of their classes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustvideo.errors import InputError, unknown
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One clip as it is listed.
+
+    Attributes:
+        id: unique name.
+        label: class name, or class index as text.
+        path: its file, which need not exist.
+        where: where it was listed, for messages.
+        start, end: the part of the file that it is, in seconds; None is the file's end.
+    """
+
+    id: str
+    label: str
+    path: Path
+    where: str
+    start: float = 0.0
+    end: float | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The clips of one split, and the classes of all splits.
+
+    Attributes:
+        entries: the clips, in the order of their list.
+        labels: class names by index; the same for every split.
+    """
+
+    entries: tuple[Listed, ...]
+    labels: tuple[str, ...]
+
+
+class Collection(ABC):
+    """A way of finding labelled video files. Subclasses are dataclasses whose fields are the spec's options."""
+
+    @abstractmethod
+    def listing(self, name: str) -> Listing:
+        """What is found under the name that follows the scheme in a spec.
+
+        Raises:
+            InputError: a list is missing, unreadable or wrong.
+        """
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Which classes there are, and how they are numbered.
+
+    Attributes:
+        labels: class names in the order of their index. Default: all that the collection has, sorted.
+        exclude: classes to leave out, before the others are numbered.
+    """
+
+    labels: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+
+    def apply(self, listing: Listing, labels: Sequence[str] | None = None) -> Listing:
+        """The listing without the excluded classes.
+
+        Args:
+            listing: what was found.
+            labels: class names by index; they replace this object's own and the collection's.
+
+        Raises:
+            InputError: an excluded class that does not exist, or two clips of one id, or none at all.
+        """
+        for name in self.exclude:
+            if name not in listing.labels:
+                raise unknown("class to exclude:", name, listing.labels)
+        entries = tuple(e for e in listing.entries if e.label not in self.exclude)
+        if not entries:
+            raise InputError("The data spec selects no clip: check split= and exclude=.")
+        id_, count = Counter(e.id for e in entries).most_common(1)[0]
+        if count > 1:
+            twice = [e.where for e in entries if e.id == id_]
+            raise InputError(f"The clip id {id_!r} is given twice ({twice[0]} and {twice[1]}): ids must be unique.")
+        found = tuple(name for name in listing.labels if name not in self.exclude)
+        return Listing(entries, tuple(labels or self.labels or found))
+
+
+def class_index(entry: Listed, labels: Sequence[str]) -> int:
+    """The index of a clip's class.
+
+    Raises:
+        InputError: the class is none of ``labels``.
+    """
+    if entry.label in labels:
+        return labels.index(entry.label)
+    if is_index(entry.label) and int(entry.label) < len(labels):
+        return int(entry.label)
+    raise unknown(f"label ({entry.where})", entry.label, labels)
+
+
+def is_index(label: str) -> bool:
+    """Is it a whole number?"""
+    return label.isascii() and label.isdigit()
+
+
+_MOST_CLASSES = 100_000
+
+
+def label_names(labels: Iterable[str]) -> tuple[str, ...]:
+    """Class names by index for the labels of a collection: sorted; whole numbers are indices themselves.
+
+    Raises:
+        InputError: an index that cannot be one.
+    """
+    distinct = sorted(set(labels))
+    if not distinct or not all(is_index(label) for label in distinct):
+        return tuple(distinct)
+    largest = max(int(label) for label in distinct)
+    if largest >= _MOST_CLASSES:
+        raise InputError(f"The label {largest} is no class index: there are at most {_MOST_CLASSES} classes.")
+    return tuple(str(index) for index in range(largest + 1))

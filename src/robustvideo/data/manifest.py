@@ -1,0 +1,123 @@
+"""`manifest:clips.csv?split=test`: clips named in a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from robustvideo.data.catalog import collections
+from robustvideo.data.listing import Collection, Listed, Listing, label_names
+from robustvideo.errors import InputError, unknown
+
+
+@collections.register("manifest")
+@dataclass(frozen=True)
+class Manifest(Collection):
+    """A CSV file with the columns path and label, and optionally id, split, start and end.
+
+    ``path`` is relative to ``root`` and may not lead out of it; ``label`` is a class name or index; ``id`` defaults
+    to the path without its suffix; ``start`` and ``end`` cut a clip out of its file, in seconds. Other columns are
+    ignored. A file that does not exist is an unusable clip when it is read, not an error here.
+
+    Attributes:
+        split: keep the rows whose split column says so. Default: all rows.
+        root: folder of the paths. Default: that of the CSV file.
+    """
+
+    split: str | None = None
+    root: Path | None = None
+
+    def listing(self, name: str) -> Listing:
+        """The rows of the split, and the classes of the whole file.
+
+        Raises:
+            InputError: a missing file or column, a value that cannot be used (with its line), or an unknown split.
+        """
+        table = Path(name)
+        rows = list(read_csv(table, required=("path", "label")))
+        labels = label_names(row["label"] for _, row in rows)
+        if self.split is not None:
+            if not any("split" in row for _, row in rows):
+                raise InputError(f"{table} has no column 'split', so split={self.split} selects nothing.")
+            splits = {row["split"] for _, row in rows}
+            if self.split not in splits:
+                raise unknown(f"split of {table}:", self.split, splits)
+            rows = [(where, row) for where, row in rows if row["split"] == self.split]
+        root = (self.root or table.parent).resolve()
+        return Listing(tuple(_listed(where, row, root) for where, row in rows), labels)
+
+
+def read_csv(table: Path, required: tuple[str, ...]) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Rows of a CSV file by column name, each with its place for messages; blank ones are skipped.
+
+    Raises:
+        InputError: a file that is missing, empty, not UTF-8 or not CSV, a required column that is missing, or a row
+            with an empty required value or with more values than columns.
+    """
+    if not table.is_file():
+        raise InputError(f"{table} does not exist or is not a file: give the path of a CSV file.")
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as handle:
+            reader = csv.DictReader(handle, strict=True)
+            columns = reader.fieldnames or ()
+            for column in required:
+                if column not in columns:
+                    raise InputError(f"{table} has no column {column!r}: its first line is {','.join(columns)!r}.")
+            empty = True
+            for row in reader:
+                where = f"{table.name}, line {reader.line_num}"
+                if None in row:
+                    raise InputError(f"{where} has more values than there are columns: quote values with commas.")
+                values = {column: (value or "").strip() for column, value in row.items()}
+                for column in required:
+                    if not values[column]:
+                        raise InputError(f"{where} has no {column}.")
+                empty = False
+                yield where, values
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{table} is not a CSV file in UTF-8: {error}.") from error
+    if empty:
+        raise InputError(f"{table} has no rows.")
+
+
+def _listed(where: str, row: Mapping[str, str], root: Path) -> Listed:
+    start = _seconds(where, row, "start")
+    end = _seconds(where, row, "end")
+    if end is not None and end <= (start or 0.0):
+        raise InputError(f"{where}: the clip ends at {end:g} s, which is not after its start at {start or 0:g} s.")
+    path = _inside(where, row["path"], root)
+    return Listed(
+        id=row.get("id") or str(PurePosixPath(row["path"]).with_suffix("")),
+        label=row["label"],
+        path=path,
+        where=where,
+        start=start or 0.0,
+        end=end,
+    )
+
+
+def _inside(where: str, text: str, root: Path) -> Path:
+    """The file that a row names, if it lies under the root."""
+    relative = PurePosixPath(text)
+    path = root / relative
+    if not relative.name or "\0" in text:
+        raise InputError(f"{where}: {text!r} is no path of a file.")
+    if relative.is_absolute() or ".." in relative.parts or not path.resolve().is_relative_to(root):
+        raise InputError(f"{where}: the path {text!r} leads out of {root}: write it relative to it, or give root=.")
+    return path
+
+
+def _seconds(where: str, row: Mapping[str, str], column: str) -> float | None:
+    text = row.get(column)
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise InputError(f"{where}: {column} is {text!r}, not a time in seconds.")
+    return value

@@ -1,0 +1,204 @@
+"""The embedded networks: small, trained on `embedded:kinetic`, their weights shipped with the package.
+
+All take 16 frames of 48 x 48. ``r3d`` and ``r3d_at`` are one architecture, plainly and adversarially trained.
+``cnn_lstm`` encodes each frame alone and reads the sequence with a recurrent network. ``frame2d`` averages the
+answers to single frames: it cannot know motion, so on `embedded:kinetic`, where a single frame says nothing about
+the class, it stays near chance (12.5 %). That is its point: an evaluation in which it does well is broken.
+
+Each file of weights tells in its metadata the recipe that made it, the recipe's hash, and the accuracies measured.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from robustvideo.clip import Clip
+from robustvideo.errors import InputError, unknown
+from robustvideo.model import Model, wrap
+
+FRAMES, SIZE = 16, (48, 48)
+CLASSES = 8
+_MEAN, _STD = 0.5, 0.25
+
+
+def build(name: str, classes: int = CLASSES) -> Model:
+    """An untrained network, with weights drawn from torch's global random state.
+
+    Args:
+        name: one of `NAMES`.
+        classes: number of logits.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if name not in _BUILDERS:
+        raise unknown("embedded model", name, _BUILDERS)
+    return _BUILDERS[name](classes)
+
+
+def load(name: str) -> Model:
+    """A trained network in evaluation mode, with the class names it was trained on.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if name not in _BUILDERS:
+        raise unknown("embedded model", name, _BUILDERS)
+    with as_file(files("robustvideo") / "models" / "weights" / f"{name}.safetensors") as path:
+        return load_weights(build(name), path).eval()
+
+
+def load_weights(model: Model, path: Path) -> Model:
+    """Fill a network with the weights that training exported, in its own precision; returns the network.
+
+    The class names in the file become the model's.
+
+    Raises:
+        InputError: no such file, not a file of weights, or weights of another network.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+            metadata: Mapping[str, str] = file.metadata() or {}
+    except FileNotFoundError as error:
+        raise InputError(f"There is no file of weights {path}.") from error
+    except Exception as error:
+        raise InputError(f"{path} cannot be read as safetensors weights.") from error
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(f"The weights in {path} are those of another network.") from error
+    if "labels" in metadata:
+        model.labels = tuple(json.loads(metadata["labels"]))
+    return model
+
+
+class Residual(nn.Module):
+    """``relu(x + branch(x))``."""
+
+    def __init__(self, branch: nn.Module):
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.branch(x))
+
+
+class FramewiseModel(Model):
+    """A network that encodes each frame alone and then reads the sequence of features; it is `Framewise`.
+
+    Args:
+        encoder: (N, 3, H, W) normalised frames -> (N, D) features.
+        reader: (B, T, D) features -> logits (B, K).
+    """
+
+    frames = FRAMES
+    size = SIZE
+
+    def __init__(self, encoder: nn.Module, reader: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+        self.reader = reader
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        """(N, 3, H, W) frames in [0, 1] -> (N, D) features."""
+        features: Tensor = self.encoder((frames - _MEAN) / _STD)
+        return features
+
+    def head(self, features: Tensor) -> Tensor:
+        """(B, T, D) features -> logits (B, K)."""
+        logits: Tensor = self.reader(features)
+        return logits
+
+    def forward(self, clip: Clip) -> Tensor:
+        batch, frames = clip.video.shape[0], clip.video.shape[2]
+        features = self.encode_frames(clip.video.transpose(1, 2).flatten(0, 1))
+        return self.head(features.view(batch, frames, -1))
+
+
+class LastState(nn.Module):
+    """A one-layer LSTM, then a linear map of its last state: (B, T, D) -> (B, K)."""
+
+    def __init__(self, features: int, hidden: int, classes: int):
+        super().__init__()
+        self.lstm = nn.LSTM(features, hidden, batch_first=True)
+        self.linear = nn.Linear(hidden, classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        states, _ = self.lstm(features)
+        logits: Tensor = self.linear(states[:, -1])
+        return logits
+
+
+class MeanOfAnswers(nn.Module):
+    """A linear map of each frame's features, averaged over the frames: (B, T, D) -> (B, K)."""
+
+    def __init__(self, features: int, classes: int):
+        super().__init__()
+        self.linear = nn.Linear(features, classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        answers: Tensor = self.linear(features)
+        return answers.mean(1)
+
+
+def _r3d(classes: int) -> Model:
+    network = nn.Sequential(
+        *_conv3d(3, 16, kernel=5, stride=(2, 2, 2)),
+        *_conv3d(16, 32, kernel=3, stride=(1, 2, 2)),
+        *_conv3d(32, 64, kernel=3, stride=(2, 2, 2)),
+        Residual(nn.Sequential(*_conv3d(64, 64, kernel=3), *_conv3d(64, 64, kernel=3)[:2])),
+        nn.AdaptiveAvgPool3d(1),
+        nn.Flatten(),
+        nn.Linear(64, classes),
+    )
+    return wrap(network, frames=FRAMES, size=SIZE, mean=[_MEAN] * 3, std=[_STD] * 3)
+
+
+def _cnn_lstm(classes: int) -> Model:
+    encoder = nn.Sequential(
+        *_conv2d(3, 16, kernel=5, stride=2),
+        *_conv2d(16, 32, kernel=3, stride=2),
+        *_conv2d(32, 32, kernel=3, stride=2),
+        *_conv2d(32, 16, kernel=3, stride=1),
+        nn.Flatten(),
+    )
+    return FramewiseModel(encoder, LastState(16 * 6 * 6, 96, classes))
+
+
+def _frame2d(classes: int) -> Model:
+    encoder = nn.Sequential(
+        *_conv2d(3, 16, kernel=5, stride=2),
+        *_conv2d(16, 32, kernel=3, stride=2),
+        *_conv2d(32, 64, kernel=3, stride=2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+    return FramewiseModel(encoder, MeanOfAnswers(64, classes))
+
+
+def _conv3d(channels: int, out: int, kernel: int, stride: tuple[int, int, int] = (1, 1, 1)) -> list[nn.Module]:
+    conv = nn.Conv3d(channels, out, kernel, stride, padding=kernel // 2, bias=False)
+    return [conv, nn.BatchNorm3d(out), nn.ReLU()]
+
+
+def _conv2d(channels: int, out: int, kernel: int, stride: int) -> list[nn.Module]:
+    conv = nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2, bias=False)
+    return [conv, nn.BatchNorm2d(out), nn.ReLU()]
+
+
+_BUILDERS: dict[str, Callable[[int], Model]] = {
+    "cnn_lstm": _cnn_lstm,
+    "frame2d": _frame2d,
+    "r3d": _r3d,
+    "r3d_at": _r3d,
+}
+NAMES = tuple(_BUILDERS)
+"""The names after ``embedded:``."""

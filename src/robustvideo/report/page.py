@@ -1,0 +1,301 @@
+"""Assembling the report: one self-contained HTML file from one or several run directories."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from robustvideo import __version__
+from robustvideo.errors import InputError
+from robustvideo.evaluation.metrics import AttackSummary, Interval, UnionSummary, norm_of
+from robustvideo.evaluation.records import Record
+from robustvideo.evaluation.run import Run
+from robustvideo.report import figures, wording
+from robustvideo.report.clips import FPS, Preview, choose, load_preview
+from robustvideo.report.findings import Headline, cautions, difference_phrase, headline
+from robustvideo.report.series import Budget, Series, load_series
+from robustvideo.storage import write_text
+
+CLIPS = 12
+"""Saved clips that a page shows."""
+
+_LEAST_CLIPS_EACH = 3
+
+
+@dataclass(frozen=True)
+class ShownClip:
+    """A saved clip on the page.
+
+    Attributes:
+        series: where it belongs.
+        record: its row.
+        preview: its pictures; None when the files cannot be read.
+        problem: why there is no preview.
+        true, before, after: names of the true class and of the two predictions.
+    """
+
+    series: Series
+    record: Record
+    preview: Preview | None
+    problem: str
+    true: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class BudgetRows:
+    """The rows of a results table at one budget, the strongest attack first; no union of a single attack."""
+
+    budget: Budget
+    summaries: tuple[AttackSummary, ...]
+    union: UnionSummary | None
+
+
+@dataclass(frozen=True)
+class ComparedRow:
+    """One attack at one budget across series; None where a series has not met it."""
+
+    attack: str
+    accuracies: tuple[Interval | None, ...]
+    is_union: bool = False
+
+
+@dataclass(frozen=True)
+class Details:
+    """One series in full.
+
+    Attributes:
+        series: which.
+        rows: its results table.
+        standing, losses: the convergence figures at the headline's budget.
+        confusion: which class is taken for which.
+        budget: the budget of the last three, in words; empty without an attack.
+    """
+
+    series: Series
+    rows: tuple[BudgetRows, ...]
+    standing: figures.Chart | None
+    losses: tuple[figures.Chart, ...]
+    confusion: figures.Confusion | None
+    budget: str
+
+
+def build_report(runs: Sequence[Path], out: Path | None = None) -> Path:
+    """Write one self-contained page about one run, or one that compares several.
+
+    The page needs no network and no file beside it; previews of saved clips are inside it.
+
+    Args:
+        runs: run directories; unfinished ones are reported as far as they have come.
+        out: the file to write, or a directory for a ``report.html``. Default: ``report.html`` in the run, or
+            ``comparison.html`` beside the first of several.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: no run, or a directory that is not one.
+        RunConflict: a run written by a newer version.
+        RobustVideoError: the page cannot be written.
+    """
+    if not runs:
+        raise InputError("There is no run to report: give at least one run directory.")
+    if out is None:
+        out = runs[0] / "report.html" if len(runs) == 1 else runs[0].resolve().parent / "comparison.html"
+    elif out.is_dir():
+        out = out / "report.html"
+    write_text(out, render(load_series(runs), out.parent))
+    return out
+
+
+def render(series: Sequence[Series], folder: Path) -> str:
+    """The page's text.
+
+    Args:
+        series: what to show, at least one.
+        folder: where the page will lie; links to the raw data are relative to it.
+    """
+    summary = headline(series)
+    script = _asset("report.js")
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            title=_title(series),
+            style=Markup(_asset("style.css")),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            headline=summary,
+            series=series,
+            single=series[0] if len(series) == 1 else None,
+            runs=[_run_facts(run, series, folder) for run in _runs(series)],
+            comparison=_comparison(series),
+            curves=figures.budget_charts(series),
+            details=[_details(one, summary) for one in series],
+            cautions=cautions(series),
+            clips=_shown_clips(series, summary.budget),
+            saved=sum(1 for s in series for r in s.records if r.clip_file and r.status == "ok"),
+            fps=FPS,
+            version=__version__,
+        )
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FunctionLoader(_asset),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "attack": wording.attack_name,
+        "bounds": wording.bounds,
+        "day": wording.day,
+        "defense": wording.defense_name,
+        "difference": difference_phrase,
+        "duration": wording.duration,
+        "magnitude": wording.magnitude,
+        "norm": wording.norm_name,
+        "number": wording.number,
+        "percent": wording.percent,
+        "base64": lambda data: base64.b64encode(data).decode(),
+    }
+    environment.globals |= {"budget": wording.budget, "nan": math.nan, "norm_of": norm_of}
+    return environment
+
+
+def _asset(name: str) -> str:
+    return (files("robustvideo.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _title(series: Sequence[Series]) -> str:
+    titles = dict.fromkeys(s.run.manifest.title for s in series)
+    return next(iter(titles)) if len(titles) == 1 else "Robustness comparison"
+
+
+def _runs(series: Sequence[Series]) -> list[Run]:
+    return list({s.run.path: s.run for s in series}.values())
+
+
+def _run_facts(run: Run, series: Sequence[Series], folder: Path) -> Mapping[str, Any]:
+    own = [s for s in series if s.run.path == run.path]
+    manifest = run.manifest
+    raw = quote(os.path.relpath(run.path.resolve(), folder.resolve()).replace(os.sep, "/"))
+    return {
+        "manifest": manifest,
+        "name": run.path.resolve().name,
+        "names": [s.name for s in own],
+        "model": str(manifest.model.get("spec", "")) or "unknown model",
+        "data": str(manifest.data.get("spec", "")) or "unknown data",
+        "parameters": manifest.model.get("parameters"),
+        "classes": len(own[0].labels),
+        "input": _input_size(manifest.model),
+        "clips": max(s.clips for s in own),
+        "unusable": len({r.sample_id for s in own for r in s.records if r.status != "ok"}),
+        "shards": len(list((run.path / "records").glob("*.parquet"))),
+        "defenses": [s.defense for s in own],
+        "attacks": list(dict.fromkeys(a.attack for s in own for a in s.attacked)),
+        "budgets": list(dict.fromkeys((a.eps, a.norm) for s in own for a in s.attacked)),
+        "device": str(manifest.environment.get("device", "")),
+        "command": reproduction(run),
+        "configuration": json.dumps(manifest.configuration, indent=2, ensure_ascii=False),
+        "manifest_link": f"{raw}/run.json",
+        "records_link": f"{raw}/records/",
+    }
+
+
+def reproduction(run: Run) -> str:
+    """The command that makes the run again: the one it was started with, else one put together from its manifest."""
+    manifest = run.manifest
+    if manifest.command:
+        return manifest.command
+    configuration = manifest.configuration
+    attacks = configuration.get("attacks")
+    model, data = (configuration.get(key) or facts.get("spec") for key, facts in _sources(run))
+    if not (isinstance(model, str) and isinstance(data, str) and isinstance(attacks, list)):
+        return ""
+    words = ["robustvideo", "evaluate", "--model", model, "--data", data]
+    for attack in attacks:
+        words += ["--attack", str(attack)]
+    return shlex.join([*words, "--out", run.path.name])
+
+
+def _sources(run: Run) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+    return ("model", run.manifest.model), ("data", run.manifest.data)
+
+
+def _input_size(model: Mapping[str, Any]) -> str:
+    frames, size = model.get("frames"), model.get("size")
+    side = " × ".join(str(s) for s in size) if isinstance(size, list | tuple) else str(size or "")
+    return ", ".join([*([f"{frames} frames"] if frames else []), *([f"{side} pixels"] if side else [])])
+
+
+def _budget_rows(one: Series) -> tuple[BudgetRows, ...]:
+    return tuple(
+        BudgetRows(budget, tuple(one.at(budget)), union if len(union.attacks) > 1 else None)
+        for budget, union in one.unions.items()
+    )
+
+
+def _comparison(series: Sequence[Series]) -> list[tuple[Budget, list[ComparedRow]]]:
+    """For every budget, the attacks and then their union, across all series; empty for a single series."""
+    if len(series) == 1:
+        return []
+    groups = []
+    for budget in sorted({b for one in series for b in one.unions}):
+        known = [{s.attack: s.robust_accuracy for s in one.at(budget)} for one in series]
+        rows = [
+            ComparedRow(attack, tuple(own.get(attack) for own in known))
+            for attack in dict.fromkeys(a for own in known for a in own)
+        ]
+        unions = tuple(u.robust_accuracy if (u := one.unions.get(budget)) else None for one in series)
+        groups.append((budget, [*rows, ComparedRow("", unions, is_union=True)]))
+    return groups
+
+
+def _details(one: Series, summary: Headline) -> Details:
+    chosen = summary.budget if summary.budget in one.unions else next(iter(one.unions), None)
+    if chosen is None:
+        return Details(one, (), None, (), None, "")
+    return Details(
+        series=one,
+        rows=_budget_rows(one),
+        standing=figures.standing_chart(one, chosen),
+        losses=tuple(figures.loss_charts(one, chosen)),
+        confusion=figures.confusion(one, chosen),
+        budget=f"{wording.norm_name(chosen[0])} {wording.budget(chosen[1], chosen[0])}",
+    )
+
+
+def _shown_clips(series: Sequence[Series], budget: Budget | None) -> list[ShownClip]:
+    each = max(_LEAST_CLIPS_EACH, CLIPS // len(series))
+    return [_shown(one, record) for one in series for record in choose(one, budget, each)]
+
+
+def _shown(one: Series, record: Record) -> ShownClip:
+    preview, problem = None, ""
+    try:
+        preview = load_preview(one.run.path, record)
+    except InputError as error:
+        problem = str(error)
+    true, before, after = (
+        wording.class_name(one.labels, index)
+        for index in (record.label, record.clean_prediction, record.adversarial_prediction)
+    )
+    return ShownClip(one, record, preview, problem, true, before, after)
