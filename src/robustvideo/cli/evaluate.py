@@ -21,6 +21,12 @@ def evaluate(
     eps: Annotated[
         list[str] | None, typer.Option(help="Budget for attacks that name none, e.g. 8/255; repeat.")
     ] = None,
+    transfer_from: Annotated[
+        list[str] | None, typer.Option(help="Craft on this model, test on the others; repeat for a matrix.")
+    ] = None,
+    codec: Annotated[
+        list[str] | None, typer.Option(help="Classify again after re-encoding, e.g. h264:23 or mjpeg:5; repeat.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/, named after what is run.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Clips per batch.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seeds every random draw.")] = None,
@@ -57,6 +63,8 @@ def evaluate(
         "data": data,
         "attacks": attack or None,
         "eps": [parse_value(e) for e in eps] if eps else None,
+        "transfer_from": transfer_from or None,
+        "codecs": codec or None,
         "batch_size": batch_size,
         "seed": seed,
         "precision": precision,

@@ -44,7 +44,8 @@ def cached(folder: Path, source: Path, recipe: str, decode: Callable[[], Recorde
     tensors = {"video": recorded.video.contiguous()}
     if recorded.audio is not None:
         tensors["audio"] = recorded.audio.contiguous()
-    metadata = {"digest": _digest(tensors), "sample_rate": str(recorded.sample_rate or "")}
+    rate = str(recorded.sample_rate or "")
+    metadata = {"digest": _digest(tensors, rate), "sample_rate": rate}
     write_atomically(entry, lambda temporary: save_file(tensors, temporary, metadata))
     return recorded
 
@@ -57,14 +58,14 @@ def _load(entry: Path) -> Recorded | None:
             metadata = file.metadata() or {}
     except (FileNotFoundError, SafetensorError, OSError):
         return None
-    if metadata.get("digest") != _digest(tensors):
+    rate = metadata.get("sample_rate", "")
+    if metadata.get("digest") != _digest(tensors, rate):
         return None
-    rate = metadata["sample_rate"]
     return Recorded(tensors["video"], tensors.get("audio"), int(rate) if rate else None)
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
+def _digest(tensors: dict[str, Tensor], rate: str) -> str:
+    digest = hashlib.blake2b(rate.encode(), digest_size=16)
     for name in sorted(tensors):
         digest.update(f"{name} {tuple(tensors[name].shape)}".encode())
         digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)

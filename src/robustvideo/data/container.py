@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,9 +46,9 @@ def open_container(path: Path) -> Iterator[InputContainer]:
     try:
         with av.open(str(path), container_options=_OPENING, **_TAGS) as container:
             yield container
-    except (av.error.InvalidDataError, av.error.ArgumentError) as error:
-        raise UnusableClip(f"{path} is damaged, or no video file at all.") from error
     except (av.error.FFmpegError, OSError, ValueError) as error:
+        if isinstance(error, av.error.InvalidDataError) or getattr(error, "errno", None) == errno.EINVAL:
+            raise UnusableClip(f"{path} is damaged, or no video file at all.") from error
         reason = getattr(error, "strerror", None) or str(error)
         raise UnusableClip(f"{path} cannot be read: {reason[:1].lower()}{reason[1:]}.") from error
 

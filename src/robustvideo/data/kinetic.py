@@ -38,7 +38,7 @@ FRAME_RATE, SAMPLE_RATE = 16, 8000
 
 _CLIPS: dict[Split, int] = {"train": 4096, "val": 512, "test": 512}
 _SCALES = (11.0, 24.0)  # pixels; an object reaches to at most 0.95 of its scale from its centre
-_SPEEDS = (0.35, 0.8)  # circles per clip
+_SPEEDS = (0.5, 1.0)  # circles per clip
 _WAVES = 8
 _NOISE = 0.03
 _PITCHES = (440.0, 700.0, 1100.0, 1750.0)  # Hz, one per axis

@@ -22,9 +22,10 @@ from robustvideo.errors import InputError
 from robustvideo.storage import write_atomically
 from robustvideo.threat import GRID
 
-_PIXELS = {1: "gray", 3: "rgb24"}  # of a frame, by channels
-_STORED = {1: "gray", 3: "bgr0"}  # in FFV1, which has no rgb24
+_LOSSLESS = {1: "gray", 3: "bgra"}  # by channels; FFV1 has no rgb24, and any conversion is one too many
 _LAYOUTS = {1: "mono", 2: "stereo"}
+# x264 with AVX-512 looks ahead differently from run to run, even in one thread
+_NO_LOOKAHEAD = "threads=1:bframes=0:weightp=0:mbtree=0:rc-lookahead=0"
 _REPEATABLE = {"fflags": "+bitexact"}  # no date, no random identifiers: the same clip is the same file
 
 
@@ -44,27 +45,31 @@ def write_lossless(path: Path, clip: Clip, fps: float) -> None:
     """
     if len(clip) != 1:
         raise InputError(f"A video file holds one clip, got a batch of {len(clip)}.")
-    if clip.video.shape[1] not in _PIXELS or 0 in clip.video.shape:
+    if clip.video.shape[1] not in _LOSSLESS or 0 in clip.video.shape:
         raise InputError(f"A video file holds 1 or 3 channels and at least one pixel, got {tuple(clip.video.shape)}.")
     video = _levels(clip.video[0], GRID["video"], 0, 255, "video").to(torch.uint8).permute(1, 2, 3, 0).numpy()
     audio = None
     if clip.audio is not None:
+        if clip.audio.shape[1] not in _LAYOUTS or not clip.audio.shape[2]:
+            raise InputError(
+                f"A video file holds mono or stereo sound of at least one sample, got {tuple(clip.audio.shape)}."
+            )
         audio = _levels(clip.audio[0], GRID["audio"], -32768, 32767, "audio").to(torch.int16).numpy()
-        if not (audio.shape[0] in _LAYOUTS and audio.shape[1]):
-            raise InputError(f"A video file holds mono or stereo sound of at least one sample, got {audio.shape}.")
 
     def write(temporary: Path) -> None:
         with av.open(str(temporary), "w", format="matroska", container_options=_REPEATABLE) as container:
             pictures = container.add_stream("ffv1", rate=_rate(fps))
             pictures.height, pictures.width = video.shape[1:3]
-            pictures.pix_fmt = _STORED[video.shape[3]]
-            pictures.codec_context.thread_count = 1
-            pictures.options = {"level": "3", "slicecrc": "1", "flags": "+bitexact"}
+            pictures.pix_fmt = _LOSSLESS[video.shape[3]]
+            pictures.options = {"level": "3", "slicecrc": "1", "threads": "1", "flags": "+bitexact"}
+            if video.shape[1] <= 288 and video.shape[2] <= 352:  # four slices, the default, need a few pixels each
+                pictures.options = {**pictures.options, "slices": "1"}
             sound = None
             if audio is not None:
                 sound = container.add_stream("pcm_s16le", rate=clip.sample_rate)
                 sound.layout = _LAYOUTS[audio.shape[0]]
-            for picture in _pictures(video):
+            stored = video[..., 0] if video.shape[3] == 1 else np.insert(video[..., ::-1], 3, 255, axis=3)
+            for picture in _pictures(stored, pictures.pix_fmt):
                 container.mux(pictures.encode(picture))
             container.mux(pictures.encode())
             if sound is not None and audio is not None and clip.sample_rate:
@@ -87,9 +92,10 @@ def read_lossless(path: Path) -> Clip:
             raise InputError(
                 f"{path} is {stream.codec_context.name} video, not a lossless clip written by robustvideo."
             )
-        pixels = "gray" if stream.pix_fmt == "gray" else "rgb24"
-        pictures = [frame.to_ndarray(format=pixels) for frame in decoded(path, container, stream)]
-    video = torch.from_numpy(np.stack(pictures))
+        pictures = np.stack([frame.to_ndarray() for frame in decoded(path, container, stream)])
+    if pictures.ndim == 4:
+        pictures = pictures[..., 2::-1]
+    video = torch.from_numpy(np.ascontiguousarray(pictures))
     video = video[None] if video.ndim == 3 else video.permute(3, 0, 1, 2)
     with open_container(path) as container:
         sound = audio_stream(container)
@@ -117,7 +123,7 @@ def write_preview(path: Path | None, video: Tensor, fps: float, min_side: int = 
         InputError: a tensor of another shape.
         RobustVideoError: the file cannot be written.
     """
-    if video.ndim != 4 or video.shape[0] not in _PIXELS or 0 in video.shape:
+    if video.ndim != 4 or video.shape[0] not in _LOSSLESS or 0 in video.shape:
         raise InputError(f"A preview is made from a (C, T, H, W) video of 1 or 3 channels, got {tuple(video.shape)}.")
     if video.is_floating_point():
         video = (video.detach() * 255).round().clamp(0, 255).to(torch.uint8)
@@ -131,9 +137,8 @@ def write_preview(path: Path | None, video: Tensor, fps: float, min_side: int = 
             stream = container.add_stream("libx264", rate=_rate(fps))
             stream.height, stream.width = pixels.shape[1:3]
             stream.pix_fmt = "yuv420p"
-            stream.codec_context.thread_count = 1
-            stream.options = {"crf": "20", "preset": "veryfast", "flags": "+bitexact"}
-            for picture in _pictures(pixels):
+            stream.options = {"crf": "20", "preset": "veryfast", "x264-params": _NO_LOOKAHEAD, "flags": "+bitexact"}
+            for picture in _pictures(pixels, "rgb24"):
                 container.mux(stream.encode(picture))
             container.mux(stream.encode())
         content = temporary.read_bytes()
@@ -154,13 +159,10 @@ def _levels(signal: Tensor, grid: int, least: int, most: int, name: str) -> Tens
     return levels
 
 
-def _pictures(video: NDArray[np.uint8]) -> Iterator[av.VideoFrame]:
-    """One frame at a time out of (T, H, W, C)."""
-    for number, pixels in enumerate(video):
-        grey = pixels.shape[2] == 1
-        picture = av.VideoFrame.from_ndarray(
-            np.ascontiguousarray(pixels[..., 0] if grey else pixels), format=_PIXELS[pixels.shape[2]]
-        )
+def _pictures(video: NDArray[np.uint8], pixels: str) -> Iterator[av.VideoFrame]:
+    """One frame at a time out of (T, H, W, ...) in a pixel format."""
+    for number, image in enumerate(video):
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=pixels)
         picture.pts = number
         yield picture
 

@@ -13,6 +13,7 @@ from robustvideo.attacks import Attack
 from robustvideo.data import load_data
 from robustvideo.data.dataset import VideoDataset
 from robustvideo.errors import InputError
+from robustvideo.evaluation.crafting import Surrogate
 from robustvideo.evaluation.run import Manifest, Run, environment, now, start_run
 from robustvideo.evaluation.runner import Runner
 from robustvideo.evaluation.suite import Suite
@@ -31,6 +32,8 @@ def evaluate(
     batch_size: int = 8,
     save_clips: int = 12,
     strict: bool = False,
+    surrogates: Sequence[Surrogate] = (),
+    codecs: Sequence[str] = (),
     title: str = "Robustness report",
     command: str = "",
     device: str = "cpu",
@@ -49,6 +52,8 @@ def evaluate(
         batch_size: clips per batch. Batches are fixed by it; where memory runs out, a batch is attacked in halves.
         save_clips: number of clips, spread evenly over the data, whose clean and adversarial videos are kept.
         strict: end the run at the first clip that cannot be read, instead of recording it.
+        surrogates: models to craft the clips on, instead of the model itself (a transfer attack).
+        codecs: re-encodings after which every clip is classified once more, e.g. ``h264:23``.
         title: heading of the report.
         command: the command line to show in the report.
         device: where a model given as a spec is loaded.
@@ -80,8 +85,20 @@ def evaluate(
         "attacks": [attack.spec for attack in attacks],
         "batch_size": batch_size,
         "save_clips": save_clips,
+        "surrogates": {surrogate.name: _digest(surrogate.model) for surrogate in surrogates},
+        "codecs": list(codecs),
     }
-    runner = Runner(model, data, attacks, out, batch_size=batch_size, save_clips=save_clips, strict=strict)
+    runner = Runner(
+        model,
+        data,
+        attacks,
+        out,
+        batch_size=batch_size,
+        save_clips=save_clips,
+        strict=strict,
+        surrogates=surrogates,
+        codecs=codecs,
+    )
     items = list(runner.items())
     manifest = Manifest(
         robustvideo=environment().get("robustvideo", ""),
@@ -102,7 +119,7 @@ def evaluate(
     )
     run = start_run(out, manifest)
     done = sum(len(runner.members(i.batch)) for i in items if runner.shard(i).exists())
-    with track(model_spec, len(data) * (len(attacks) + 1), done=done, quiet=quiet) as advance:
+    with track(model_spec, len(data) * (len(attacks) * max(len(surrogates), 1) + 1), done=done, quiet=quiet) as advance:
         runner.run(advance)
     run.manifest.status = "finished"
     run.save()
@@ -112,12 +129,13 @@ def evaluate(
 def evaluate_suite(
     suite: Suite, out: Path, *, device: str = "cpu", strict: bool = False, command: str = "", quiet: bool = False
 ) -> list[Run]:
-    """Run a suite: one run directory per model, ``out`` itself when there is one model only.
+    """Run a suite: one run directory per model, ``out`` itself when there is one model and no surrogate.
 
     Raises:
         InputError, RunConflict, RobustVideoError: see `evaluate`.
     """
     attacks = suite.build_attacks()
+    surrogates = [Surrogate(s, load_model(s, device=device), out / "crafted") for s in suite.transfer_from]
     runs = []
     for spec in suite.models:
         runs.append(
@@ -125,10 +143,12 @@ def evaluate_suite(
                 spec,
                 suite.data,
                 attacks,
-                out=out if len(suite.models) == 1 else out / slug(spec),
+                out=out if len(suite.models) == 1 and not surrogates else out / slug(spec),
                 batch_size=suite.batch_size,
                 save_clips=suite.save_clips,
                 strict=strict,
+                surrogates=surrogates,
+                codecs=suite.codecs,
                 title=suite.title,
                 command=command,
                 device=device,
@@ -143,5 +163,5 @@ def _digest(model: nn.Module) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()]):
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

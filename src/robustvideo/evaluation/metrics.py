@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist, fmean
 
 from robustvideo.evaluation.records import CLEAN, Record
@@ -188,14 +189,7 @@ def needed_attack(record: Record) -> bool:
 
 def norm_of(record: Record) -> str:
     """What the record's budget bounds (see `AttackSummary`); empty for undisturbed clips."""
-    if record.attack == CLEAN:
-        return ""
-    if not record.threat:
-        return "linf"
-    call = parse_call(record.threat)
-    if "members" in call.arguments:
-        return record.threat
-    return f"{call.name} audio" if call.arguments.get("modality") == "audio" else call.name
+    return "" if record.attack == CLEAN else _norm(record.threat)
 
 
 def confusions(records: Iterable[Record]) -> Counter[tuple[int, int]]:
@@ -290,3 +284,13 @@ def _carried(trace: Sequence[float]) -> list[float]:
     for value in trace:
         carried.append(value if math.isfinite(value) or not carried else carried[-1])
     return carried
+
+
+@cache
+def _norm(threat: str) -> str:
+    if not threat:
+        return "linf"
+    call = parse_call(threat)
+    if "members" in call.arguments:
+        return threat
+    return f"{call.name} audio" if call.arguments.get("modality") == "audio" else call.name

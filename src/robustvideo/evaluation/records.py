@@ -56,6 +56,9 @@ class Record:
         clip_file: the saved adversarial video, relative to the run directory; empty when not saved.
         status: "ok", or "unusable" when the clip could not be read.
         message: why a clip is unusable.
+        surrogate: spec of the model that the clip was crafted on; empty for the model under test itself.
+        codecs: re-encodings of the stored clip that were tried.
+        codec_success: per codec, whether the attack succeeds (for "clean": the model errs) after it.
         item: the work item that wrote the row; used to drop duplicates.
     """
 
@@ -88,11 +91,14 @@ class Record:
     clip_file: str = ""
     status: str = "ok"
     message: str = ""
+    surrogate: str = ""
+    codecs: list[str] = field(default_factory=list)
+    codec_success: list[bool] = field(default_factory=list)
     item: str = ""
 
 
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
-_ARROW["list[float]"] = pa.list_(pa.float64())
+_ARROW |= {f"list[{name}]": pa.list_(kind) for name, kind in _ARROW.items()}
 SCHEMA = pa.schema([(f.name, _ARROW[str(f.type)]) for f in fields(Record)])
 """The parquet schema, column by column as in `Record`."""
 

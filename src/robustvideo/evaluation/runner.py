@@ -6,38 +6,49 @@ configuration alone, so a run that is killed and continued ends with the records
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from robustvideo.attacks.attack import Attack, AttackResult, Verdict, judge
 from robustvideo.clip import Clip, concatenate
+from robustvideo.data.codec import reencode
 from robustvideo.data.dataset import UnusableClip, VideoDataset
 from robustvideo.data.video_file import write_lossless
+from robustvideo.evaluation.crafting import Surrogate, craft, random_targets, select, transferred
 from robustvideo.evaluation.records import CLEAN, Record, write_shard
 from robustvideo.evaluation.rows import attacked, under, undisturbed, unusable
-from robustvideo.model import Model, at_rest, device_of, is_out_of_memory, uniform_indices
+from robustvideo.model import Model, at_rest, device_of, uniform_indices
 from robustvideo.progress import Advance
-from robustvideo.randomness import ClipRandom, seed_for
 from robustvideo.storage import slug
 
 
 @dataclass(frozen=True)
 class Item:
-    """One fixed batch under one attack; attack None is the clean item."""
+    """One fixed batch under one attack, possibly crafted on a surrogate; attack None is the clean item."""
 
     batch: int
     number: int
-    attack: Attack | None
+    attack: Attack | None = None
+    surrogate: Surrogate | None = None
 
     @property
     def name(self) -> str:
+        """Sorts in the order of execution."""
         return f"{self.batch:07d}-{self.number:03d}"
+
+    @property
+    def title(self) -> str:
+        """What is done to the batch, in words."""
+        if self.attack is None:
+            return CLEAN
+        return f"{self.attack.spec} from {self.surrogate.name}" if self.surrogate else self.attack.spec
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +75,8 @@ class Runner:
         batch_size: clips per batch.
         save_clips: number of clips, spread evenly over the data, whose videos are kept.
         strict: an unusable clip ends the run instead of being recorded.
+        surrogates: models that clips are crafted on, instead of the model itself.
+        codecs: re-encodings after which every clip, clean and adversarial, is classified once more.
     """
 
     def __init__(
@@ -76,6 +89,8 @@ class Runner:
         batch_size: int,
         save_clips: int,
         strict: bool,
+        surrogates: Sequence[Surrogate] = (),
+        codecs: Sequence[str] = (),
     ):
         self.model = model
         self.data = data
@@ -83,6 +98,8 @@ class Runner:
         self.out = out
         self.batch_size = batch_size
         self.strict = strict
+        self.surrogates = list(surrogates)
+        self.codecs = list(codecs)
         self.device = device_of(model)
         chosen = min(save_clips, len(data))
         self.saved = set(uniform_indices(len(data), chosen).tolist()) if chosen else set()
@@ -90,10 +107,11 @@ class Runner:
 
     def items(self) -> Iterator[Item]:
         """Every work item, batch by batch, the clean one first."""
+        crafters: list[Surrogate | None] = [*self.surrogates] or [None]
         for batch in range(-(-len(self.data) // self.batch_size)):
-            yield Item(batch, 0, None)
-            for number, attack in enumerate(self.attacks, start=1):
-                yield Item(batch, number, attack)
+            yield Item(batch, 0)
+            for number, (surrogate, attack) in enumerate(product(crafters, self.attacks), start=1):
+                yield Item(batch, number, attack, surrogate)
 
     def members(self, batch: int) -> list[int]:
         """Indices into the data of one batch."""
@@ -108,7 +126,7 @@ class Runner:
         for item in self.items():
             if not self.shard(item).exists():
                 write_shard(self.shard(item), self.work(item))
-                advance(len(self.members(item.batch)), item.attack.spec if item.attack else CLEAN)
+                advance(len(self.members(item.batch)), item.title)
 
     def work(self, item: Item) -> list[Record]:
         """The records of one item. Saves the videos of the clips that are to be kept."""
@@ -147,69 +165,68 @@ class Runner:
             if index in batch.unusable:
                 records.append(unusable(sample.id, sample.label, batch.unusable[index], item.name))
         if batch.clean is not None:
+            survival = self._reencoded(batch.clean.clip, batch.labels, targeted=False)
             for row, index in enumerate(batch.indices):
                 if index in self.saved:
-                    self._save(batch.clean.clip.select([row]), "clean")
-                records.append(undisturbed(batch.clean, row, int(batch.labels[row]), item.name))
+                    self._save(batch.clean.clip.select([row]), CLEAN)
+                record = undisturbed(batch.clean, row, int(batch.labels[row]), item.name)
+                records.append(replace(record, codecs=self.codecs, codec_success=survival[row]))
         return records
 
     def _attack_records(self, item: Item, attack: Attack, batch: _Batch, clean: Verdict) -> list[Record]:
         clip, labels = clean.clip, batch.labels
-        rows = [under(attack, undisturbed(clean, row, int(labels[row]), item.name)) for row in range(len(clip))]
+        rows = [
+            replace(
+                under(attack, undisturbed(clean, row, int(labels[row]), item.name)),
+                surrogate=item.surrogate.name if item.surrogate else "",
+            )
+            for row in range(len(clip))
+        ]
         correct = (~clean.success).nonzero()[:, 0]
         if len(correct) == 0:
             return rows
         goals = labels
         if attack.targeted:
-            goals = _random_targets(labels, clean.logits.shape[1], attack.seed, clip.ids)
+            goals = random_targets(labels, clean.logits.shape[1], attack.seed, clip.ids)
         start = time.perf_counter()
-        result = _in_pieces(attack, self.model, clip.select(correct), goals[correct])
+        result = self._find(item, attack, clip, goals, correct)
         seconds = (time.perf_counter() - start) / len(correct)
-        files = {}
-        for i, row in enumerate(correct.tolist()):
-            if batch.indices[row] in self.saved:
-                files[i] = self._save(result.clip.select([i]), slug(attack.spec))
-        found = attacked([rows[row] for row in correct.tolist()], clip.select(correct), result, seconds)
-        for i, row in enumerate(correct.tolist()):
-            target = int(goals[row]) if attack.targeted else -1
-            rows[row] = replace(found[i], target=target, clip_file=files.get(i, ""))
+        places = correct.tolist()
+        found = attacked([rows[row] for row in places], clip.select(correct), result, seconds)
+        survival = self._reencoded(result.clip, goals[correct], attack.targeted)
+        for i, row in enumerate(places):
+            saved = batch.indices[row] in self.saved
+            rows[row] = replace(
+                found[i],
+                target=int(goals[row]) if attack.targeted else -1,
+                clip_file=self._save(result.clip.select([i]), slug(item.title)) if saved else "",
+                codecs=self.codecs,
+                codec_success=survival[i],
+            )
         return rows
+
+    def _find(self, item: Item, attack: Attack, clip: Clip, goals: Tensor, correct: Tensor) -> AttackResult:
+        if item.surrogate is None:
+            return craft(attack, self.model, clip.select(correct), goals[correct])
+        crafted = select(item.surrogate.craft(attack, clip, goals), correct)
+        return transferred(crafted, self.model, goals[correct], attack.targeted)
+
+    def _reencoded(self, clip: Clip, labels: Tensor, targeted: bool) -> list[list[bool]]:
+        """Per clip, whether an attack succeeds after each of the codecs."""
+        columns = []
+        for codec in self.codecs:
+            with at_rest(self.model):
+                columns.append(judge(self.model, reencode(clip, codec), labels, targeted).success.tolist())
+        return [[column[i] for column in columns] for i in range(len(clip))]
 
     def _save(self, clip: Clip, name: str) -> str:
         path = self.out / "clips" / slug(clip.ids[0]) / f"{name}.mkv"
-        write_lossless(path, clip, fps=self.data.fps)
+        write_lossless(path, clip, fps=_playback_rate(clip))
         return str(path.relative_to(self.out).as_posix())
 
 
-def _in_pieces(attack: Attack, model: Model, clip: Clip, labels: Tensor) -> AttackResult:
-    """Attack a batch; where memory runs out, in halves."""
-    try:
-        return attack(model, clip, labels)
-    except (RuntimeError, MemoryError) as error:
-        if len(clip) == 1 or not is_out_of_memory(error):
-            raise
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    half = len(clip) // 2
-    parts = [torch.arange(half, device=labels.device), torch.arange(half, len(clip), device=labels.device)]
-    return _join([_in_pieces(attack, model, clip.select(part), labels[part]) for part in parts])
-
-
-def _join(results: Sequence[AttackResult]) -> AttackResult:
-    return AttackResult(
-        clip=concatenate([r.clip for r in results]),
-        success=torch.cat([r.success for r in results]),
-        first_success_step=torch.cat([r.first_success_step for r in results]),
-        loss_trace=torch.cat([r.loss_trace for r in results]),
-        forward_passes=torch.cat([r.forward_passes for r in results]),
-        backward_passes=torch.cat([r.backward_passes for r in results]),
-        logits=torch.cat([r.logits for r in results]),
-        margin=torch.cat([r.margin for r in results]),
-    )
-
-
-def _random_targets(labels: Tensor, classes: int, seed: int, ids: Sequence[str]) -> Tensor:
-    """For every clip a class other than its own, drawn from the clip's own stream."""
-    shift = ClipRandom(seed_for(seed, "target", name) for name in ids).integers(1, classes)[:, 0]
-    return (labels + shift.to(labels.device)) % classes
+def _playback_rate(clip: Clip) -> float:
+    """Frames per second at which a saved clip plays: in step with its sound, or else twelve."""
+    if clip.audio is None or clip.sample_rate is None or clip.audio.shape[2] == 0:
+        return 12.0
+    return clip.frames * clip.sample_rate / clip.audio.shape[2]

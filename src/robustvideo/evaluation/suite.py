@@ -37,6 +37,8 @@ class Suite(BaseModel):
         data: the data set's spec.
         attacks: attack specs. One that does not name its budget is run at every one of ``eps``.
         eps: budgets as fractions of the range, for attacks that do not name theirs. Default: 8/255.
+        transfer_from: model specs to craft the clips on, instead of on each model itself.
+        codecs: re-encodings after which every clip is classified once more, e.g. ``h264:23``, ``mjpeg:5``.
         seed: seeds every random draw, together with each clip's id.
         batch_size: clips per batch, at least 1. The batches are fixed by it, whoever executes them.
         precision: type of the attacks' gradient passes, for attacks that do not name theirs.
@@ -50,6 +52,8 @@ class Suite(BaseModel):
     data: str
     attacks: list[str] = Field(min_length=1)
     eps: list[Annotated[float, BeforeValidator(_fraction)]] = Field(default=[8 / 255], min_length=1)
+    transfer_from: list[str] = Field(default_factory=list)
+    codecs: list[str] = Field(default_factory=list)
     seed: int = 0
     batch_size: int = Field(default=8, ge=1)
     precision: str | None = None

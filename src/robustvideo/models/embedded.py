@@ -19,9 +19,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from robustvideo.clip import Clip
 from robustvideo.errors import InputError, unknown
-from robustvideo.model import Model, wrap
+from robustvideo.model import Model, WrappedModel, wrap
 
 FRAMES, SIZE = 16, (48, 48)
 CLASSES = 8
@@ -91,36 +90,48 @@ class Residual(nn.Module):
         return torch.relu(x + self.branch(x))
 
 
-class FramewiseModel(Model):
-    """A network that encodes each frame alone and then reads the sequence of features; it is `Framewise`.
+class FrameSequence(nn.Module):
+    """Encode every frame alone, then read the sequence: (B, 3, T, H, W) -> (B, K).
 
     Args:
-        encoder: (N, 3, H, W) normalised frames -> (N, D) features.
-        reader: (B, T, D) features -> logits (B, K).
+        encoder: (N, 3, H, W) -> (N, D).
+        reader: (B, T, D) -> (B, K).
     """
-
-    frames = FRAMES
-    size = SIZE
 
     def __init__(self, encoder: nn.Module, reader: nn.Module):
         super().__init__()
         self.encoder = encoder
         self.reader = reader
 
+    def forward(self, video: Tensor) -> Tensor:
+        batch, _, frames = video.shape[:3]
+        features = self.encoder(video.transpose(1, 2).flatten(0, 1))
+        logits: Tensor = self.reader(features.view(batch, frames, -1))
+        return logits
+
+
+class FramewiseModel(WrappedModel):
+    """A `FrameSequence` with its preprocessing in front; it is `Framewise`.
+
+    Its frames may be encoded one by one and the features reused where frames did not change. That needs clips of
+    the network's own number and size of frames; ``forward`` takes any.
+    """
+
+    module: FrameSequence
+
+    def __init__(self, network: FrameSequence):
+        super().__init__(network, frames=FRAMES, size=SIZE, mean=[_MEAN] * 3, std=[_STD] * 3)
+
     def encode_frames(self, frames: Tensor) -> Tensor:
-        """(N, 3, H, W) frames in [0, 1] -> (N, D) features."""
-        features: Tensor = self.encoder((frames - _MEAN) / _STD)
+        """(N, 3, 48, 48) frames in [0, 1] -> (N, D) features."""
+        mean, std = (values[:, 0].to(frames.dtype) for values in (self._mean, self._std))
+        features: Tensor = self.module.encoder((frames - mean) / std)
         return features
 
     def head(self, features: Tensor) -> Tensor:
-        """(B, T, D) features -> logits (B, K)."""
-        logits: Tensor = self.reader(features)
+        """(B, 16, D) features -> logits (B, K)."""
+        logits: Tensor = self.module.reader(features)
         return logits
-
-    def forward(self, clip: Clip) -> Tensor:
-        batch, frames = clip.video.shape[0], clip.video.shape[2]
-        features = self.encode_frames(clip.video.transpose(1, 2).flatten(0, 1))
-        return self.head(features.view(batch, frames, -1))
 
 
 class LastState(nn.Module):
@@ -170,7 +181,7 @@ def _cnn_lstm(classes: int) -> Model:
         *_conv2d(32, 16, kernel=3, stride=1),
         nn.Flatten(),
     )
-    return FramewiseModel(encoder, LastState(16 * 6 * 6, 96, classes))
+    return FramewiseModel(FrameSequence(encoder, LastState(16 * 6 * 6, 96, classes)))
 
 
 def _frame2d(classes: int) -> Model:
@@ -181,7 +192,7 @@ def _frame2d(classes: int) -> Model:
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
     )
-    return FramewiseModel(encoder, MeanOfAnswers(64, classes))
+    return FramewiseModel(FrameSequence(encoder, MeanOfAnswers(64, classes)))
 
 
 def _conv3d(channels: int, out: int, kernel: int, stride: tuple[int, int, int] = (1, 1, 1)) -> list[nn.Module]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ _LARGEST = 224  # and made smaller above this: perturbations are noise, which no
 _BLOCK = 16  # side of a macroblock: a panel that fills whole ones takes nothing from its neighbour
 _PAPER_SIDE = 112
 _THUMBNAIL_SIDE = 128
+_JPEG_COARSENESS = 5  # FFmpeg's scale, 2 is best and 31 worst
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,16 @@ def _padded(panel: Tensor) -> Tensor:
 
 def _jpeg(image: Tensor) -> bytes:
     """A (3, H, W) image in [0, 1] as JPEG."""
-    from torchvision.io import encode_jpeg
+    import av
 
-    return bytes(encode_jpeg((image * 255).round().byte().contiguous(), quality=75).numpy().tobytes())
+    pixels = (image * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    encoder = av.CodecContext.create("mjpeg", "w")
+    encoder.height, encoder.width = pixels.shape[:2]
+    encoder.pix_fmt = "yuvj420p"
+    encoder.time_base = Fraction(1, 1)
+    encoder.options = {"qmin": str(_JPEG_COARSENESS), "qmax": str(_JPEG_COARSENESS), "flags": "+bitexact"}
+    frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
+        format="yuvj420p", dst_colorspace="ITU601", dst_color_range="JPEG"
+    )
+    frame.pts = 0
+    return b"".join(bytes(packet) for packet in (*encoder.encode(frame), *encoder.encode(None)))

@@ -99,7 +99,7 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Mistake:
     """One class taken for another: how many of the clips that were recognised without the attack."""
 
     before: str
@@ -126,7 +126,7 @@ class Confusion:
 
     Attributes:
         attack, budget: the attack shown.
-        turns: the most frequent mistakes.
+        mistakes: the most frequent mistakes.
         others: mistakes beyond those.
         classes: rows and columns of the matrix; empty when there are too many classes for one.
         matrix: rows are the true class, columns what is said under attack.
@@ -134,7 +134,7 @@ class Confusion:
 
     attack: str
     budget: str
-    turns: tuple[Turn, ...]
+    mistakes: tuple[Mistake, ...]
     others: int
     classes: tuple[str, ...]
     matrix: tuple[tuple[Cell, ...], ...]
@@ -149,11 +149,11 @@ def budget_charts(series: Sequence[Series]) -> list[Chart]:
     One series shows every attack and the worst case; several show each one's worst case.
     """
     norms = dict.fromkeys(norm for one in series for norm, _ in one.unions)
-    return [_budget_chart(series, norm) for norm in norms]
+    return [_budget_chart(series, norm, len(norms) > 1) for norm in norms]
 
 
 def standing_chart(series: Series, chosen: Budget) -> Chart | None:
-    """Share of clips an attack has not yet turned, against the share of its steps; None without any step."""
+    """Share of clips an attack has not yet fooled, against the share of its steps; None without any step."""
     lines, phrases = [], []
     for place, summary in enumerate(_in_recorded_order(series, chosen)):
         shares = standing_by_step(series.rows(summary))
@@ -167,10 +167,10 @@ def standing_chart(series: Series, chosen: Budget) -> Chart | None:
     if not lines:
         return None
     return Chart(
-        "Clips not yet turned",
+        "Clips not yet fooled",
         "; ".join(phrases),
         "share of the attack's own steps",
-        "clips not yet turned",
+        "",
         _SHARES,
         _SHARES,
         tuple(lines),
@@ -204,24 +204,24 @@ def loss_charts(series: Series, chosen: Budget) -> list[Chart]:
 
 
 def confusion(series: Series, chosen: Budget) -> Confusion | None:
-    """What the strongest single attack at a budget makes of each class; None when it turns nothing."""
+    """What the strongest single attack at a budget makes of each class; None when it fools none."""
     strongest = series.at(chosen)[:1]
     counts = confusions(series.rows(strongest[0])) if strongest else Counter()
-    turned = {pair: count for pair, count in counts.items() if pair[0] != pair[1]}
-    if not turned:
+    fooled = {pair: count for pair, count in counts.items() if pair[0] != pair[1]}
+    if not fooled:
         return None
     clips: Counter[int] = Counter()
     for (before, _), count in counts.items():
         clips[before] += count
     names = {index: class_name(series.labels, index) for pair in counts for index in pair}
-    order = sorted(turned, key=lambda pair: (-turned[pair], pair))
-    turns = [Turn(names[before], names[after], turned[before, after], clips[before]) for before, after in order]
+    order = sorted(fooled, key=lambda pair: (-fooled[pair], pair))
+    mistakes = [Mistake(names[before], names[after], fooled[before, after], clips[before]) for before, after in order]
     classes = sorted(names) if len(names) <= _LARGEST_MATRIX else []
     return Confusion(
         attack=strongest[0].attack,
         budget=budget(chosen[1], chosen[0]),
-        turns=tuple(turns[:_MOST_PAIRS]),
-        others=sum(turn.count for turn in turns[_MOST_PAIRS:]),
+        mistakes=tuple(mistakes[:_MOST_PAIRS]),
+        others=sum(mistake.count for mistake in mistakes[_MOST_PAIRS:]),
         classes=tuple(names[index] for index in classes),
         matrix=tuple(
             tuple(Cell(counts[row, column], counts[row, column] / max(clips[row], 1)) for column in classes)
@@ -230,7 +230,7 @@ def confusion(series: Series, chosen: Budget) -> Confusion | None:
     )
 
 
-def _budget_chart(series: Sequence[Series], norm: str) -> Chart:
+def _budget_chart(series: Sequence[Series], norm: str, several_norms: bool) -> Chart:
     scale = 255.0 if norm == "linf" else 1.0
     budgets = sorted({eps for one in series for known, eps in one.unions if known == norm})
     most = budgets[-1]
@@ -252,7 +252,7 @@ def _budget_chart(series: Sequence[Series], norm: str) -> Chart:
         said = ", ".join(f"{percent(a.estimate)} {bounds(a)} at {budget(e, norm)}" for e, a in worst)
         phrases.append(f"{one.name or 'worst case'}: {percent(one.clean.estimate)} at 0, {said}")
     return Chart(
-        norm_name(norm),
+        norm_name(norm) if several_norms else "",
         "; ".join(phrases),
         f"budget ({norm_name(norm)}, in 1/255)" if norm == "linf" else f"budget ({norm_name(norm)})",
         "clips correctly recognised",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from robustvideo.evaluation.metrics import (
@@ -119,82 +119,108 @@ def headline(series: Sequence[Series]) -> Headline:
 
 def cautions(series: Sequence[Series]) -> list[Caution]:
     """Everything that weakens the numbers, the serious ones first."""
-    found = [caution for one in series for caution in _of_series(one)]
+    own = [(one.name, caution) for one in series for caution in _of_series(one)]
+    found = _merged(own) if len(series) > 1 else [caution for _, caution in own]
     found += _of_comparison(series)
     return sorted(found, key=lambda c: not c.serious)
 
 
+def _merged(own: Sequence[tuple[str, Caution]]) -> list[Caution]:
+    """The same caution about several series, said once."""
+    groups: dict[str, list[tuple[str, Caution]]] = {}
+    for name, caution in own:
+        groups.setdefault(caution.title, []).append((name, caution))
+    merged = []
+    for title, members in groups.items():
+        if len(members) == 1:
+            name, caution = members[0]
+            merged.append(replace(caution, title=f"{name}: {title[0].lower()}{title[1:]}"))
+            continue
+        same = len({caution.text for _, caution in members}) == 1
+        lines = [] if same else [f"{name}: {caution.text}" for name, caution in members]
+        lines += [f"{name}: {detail}" for name, caution in members for detail in caution.details]
+        merged.append(
+            Caution(
+                f"{title} ({listed([name for name, _ in members])})",
+                members[0][1].text if same else "",
+                any(caution.serious for _, caution in members),
+                tuple(lines),
+            )
+        )
+    return merged
+
+
 def _of_series(one: Series) -> Iterator[Caution]:
-    of = f" of {one.name}" if one.name else ""
-    yield from _unusable(one, of)
+    yield from _unusable(one)
     if not one.clips:
-        yield Caution(f"No results{of}", "No clip has been evaluated yet, so there is nothing to conclude.", True)
+        yield Caution("No results", "No clip has been evaluated yet, so there is nothing to conclude.", True)
         return
     chosen = headline_budget([one])
     if chosen is None:
-        yield Caution(f"No attack{of}", "Only undisturbed clips were classified: nothing is known of robustness.", True)
+        yield Caution("No attack", "Only undisturbed clips were classified: nothing is known of robustness.", True)
     else:
-        yield from _about_attacks(one, chosen, of)
-    yield from _about_sample(one, chosen, of)
+        yield from _about_attacks(one, chosen)
+    yield from _about_sample(one, chosen)
 
 
-def _unusable(one: Series, of: str) -> Iterator[Caution]:
+def _unusable(one: Series) -> Iterator[Caution]:
     messages = {r.sample_id: r.message for r in one.records if r.status != "ok"}
     if messages:
         named = [f"{sample}: {message or 'no message'}" for sample, message in sorted(messages.items())]
         more = (f"… and {len(named) - LISTED} more",) if len(named) > LISTED else ()
         yield Caution(
-            f"{_count(len(messages), 'clip')}{of} could not be used",
-            "They are in no percentage on this page. If they are of one kind, the rest may not be representative.",
+            "Unusable clips",
+            f"{_count(len(messages), 'clip')} could not be read. They are in no percentage on this page; if they are "
+            "of one kind, the rest may not be representative.",
             details=(*named[:LISTED], *more),
         )
 
 
-def _about_sample(one: Series, chosen: Budget | None, of: str) -> Iterator[Caution]:
+def _about_sample(one: Series, chosen: Budget | None) -> Iterator[Caution]:
     union = one.unions.get(chosen) if chosen else None
     known = union.robust_accuracy if union and union.clips else one.clean
     if known.high - known.low > WIDE:
         yield Caution(
-            f"Few clips{of}",
+            "Few clips",
             f"With {_count(union.clips if union and union.clips else one.clips, 'clip')} the 95{THIN}% interval "
             f"{bounds(known)} spans {100 * (known.high - known.low):.0f} points. About 100 clips bring it near "
             "20 points, 400 near 10.",
         )
     if one.clean.estimate < 0.5:
         yield Caution(
-            f"Low accuracy without an attack{of}",
+            "Low accuracy without an attack",
             f"Only {percent(one.clean.estimate)} of the undisturbed clips are recognised: check that frames, size, "
             "normalisation and class order are those the model was trained with.",
             serious=True,
         )
 
 
-def _about_attacks(one: Series, chosen: Budget, of: str) -> Iterator[Caution]:
+def _about_attacks(one: Series, chosen: Budget) -> Iterator[Caution]:
     here = one.at(chosen)
     size = f"{norm_name(chosen[0])} {budget(chosen[1], chosen[0])}"
-    yield from _noise_as_strong(here, size, of)
-    yield from _masking(here, size, of)
-    yield from _not_falling(one, of)
-    yield from _not_converged(one, here, size, of)
-    yield from _blind_to_defense(one, of)
-    yield from _partial(one, chosen, size, of)
+    yield from _noise_as_strong(here, size)
+    yield from _masking(here, size)
+    yield from _not_falling(one)
+    yield from _not_converged(one, here, size)
+    yield from _blind_to_defense(one)
+    yield from _partial(one, chosen, size)
     budgets = {b for b in one.unions if b[0] == chosen[0]}
     if len(budgets) == 1:
         yield Caution(
-            f"A single budget{of}",
+            "A single budget",
             f"Only {size} was tried. Accuracy that does not fall towards 0 as the budget grows would reveal an "
             "attack that is too weak; one budget cannot show it.",
         )
     real = [s for s in here if _kind(s) != "noise"]
     if len(real) == 1:
         yield Caution(
-            f"A single attack{of}",
+            "A single attack",
             f"Robust accuracy is an upper bound: another attack than {real[0].attack} may find more. An ensemble "
             "of different attacks is harder to pass.",
         )
 
 
-def _noise_as_strong(here: Sequence[AttackSummary], size: str, of: str) -> Iterator[Caution]:
+def _noise_as_strong(here: Sequence[AttackSummary], size: str) -> Iterator[Caution]:
     noise = [s for s in here if _kind(s) == "noise"]
     for attack in here:
         if not noise or _kind(attack) == "noise" or attack.robust_accuracy.estimate == 0:
@@ -202,7 +228,7 @@ def _noise_as_strong(here: Sequence[AttackSummary], size: str, of: str) -> Itera
         least = min(s.robust_accuracy.estimate for s in noise)
         if attack.robust_accuracy.estimate >= least:
             yield Caution(
-                f"{attack.attack} is no stronger than random noise{of}",
+                f"{attack.attack} is no stronger than random noise",
                 f"At {size} it leaves {percent(attack.robust_accuracy.estimate)}, random noise "
                 f"{percent(least)}. Gradients that carry no information do this: the number measures the attack's "
                 "failure, not the model's robustness.",
@@ -210,14 +236,14 @@ def _noise_as_strong(here: Sequence[AttackSummary], size: str, of: str) -> Itera
             )
 
 
-def _masking(here: Sequence[AttackSummary], size: str, of: str) -> Iterator[Caution]:
+def _masking(here: Sequence[AttackSummary], size: str) -> Iterator[Caution]:
     blind = [s for s in here if _kind(s) in BLACK_BOX]
     seeing = [s for s in here if _kind(s) not in BLACK_BOX | {"noise"}]
     if not blind or not seeing:
         return
     if blind[0].robust_accuracy.estimate < seeing[0].robust_accuracy.estimate:
         yield Caution(
-            f"Gradients may be masked{of}",
+            "Gradients may be masked",
             f"At {size}, {blind[0].attack} sees no gradient and yet leaves fewer clips "
             f"({percent(blind[0].robust_accuracy.estimate)}) than the best gradient attack, {seeing[0].attack} "
             f"({percent(seeing[0].robust_accuracy.estimate)}). Attack the model through what hides its gradient.",
@@ -225,7 +251,7 @@ def _masking(here: Sequence[AttackSummary], size: str, of: str) -> Iterator[Caut
         )
 
 
-def _not_falling(one: Series, of: str) -> Iterator[Caution]:
+def _not_falling(one: Series) -> Iterator[Caution]:
     lines: dict[tuple[str, str], list[AttackSummary]] = {}
     for summary in one.attacked:
         lines.setdefault((summary.norm, summary.attack), []).append(summary)
@@ -233,7 +259,7 @@ def _not_falling(one: Series, of: str) -> Iterator[Caution]:
         for small, large in pairwise(budgets):
             if large.robust_accuracy.estimate > small.robust_accuracy.estimate:
                 yield Caution(
-                    f"{attack} gets weaker with a larger budget{of}",
+                    f"{attack} gets weaker with a larger budget",
                     f"It leaves {percent(small.robust_accuracy.estimate)} at {budget(small.eps, norm)} but "
                     f"{percent(large.robust_accuracy.estimate)} at {budget(large.eps, norm)}, although every smaller "
                     "change is allowed there too: step size or number of steps do not fit the budget.",
@@ -242,7 +268,7 @@ def _not_falling(one: Series, of: str) -> Iterator[Caution]:
                 break
 
 
-def _not_converged(one: Series, here: Sequence[AttackSummary], size: str, of: str) -> Iterator[Caution]:
+def _not_converged(one: Series, here: Sequence[AttackSummary], size: str) -> Iterator[Caution]:
     unfinished = []
     for summary in here:
         standing = standing_by_step(one.rows(summary))
@@ -252,27 +278,27 @@ def _not_converged(one: Series, here: Sequence[AttackSummary], size: str, of: st
             unfinished.append(summary.attack)
     if unfinished:
         yield Caution(
-            f"Not converged{of}",
-            f"At {size}, {listed(unfinished)} still turned clips in the last tenth of the steps: more steps "
+            "Not converged",
+            f"At {size}, {listed(unfinished)} still fooled clips in the last tenth of the steps: more steps "
             "would find more.",
         )
 
 
-def _blind_to_defense(one: Series, of: str) -> Iterator[Caution]:
+def _blind_to_defense(one: Series) -> Iterator[Caution]:
     if "gradient=none" in one.defense.replace(" ", ""):
         yield Caution(
-            f"The attacks did not see the defence{of}",
+            "The attacks did not see the defence",
             f"{defense_name(one.defense)} was left out of the gradient. Only attacks that know a defence measure it: "
             "use gradient=exact, or gradient=bpda where it cannot be differentiated.",
             serious=True,
         )
 
 
-def _partial(one: Series, chosen: Budget, size: str, of: str) -> Iterator[Caution]:
+def _partial(one: Series, chosen: Budget, size: str) -> Iterator[Caution]:
     missing = one.clips - one.unions[chosen].clips
     if missing:
         yield Caution(
-            f"The worst case is of fewer clips{of}",
+            "The worst case is of fewer clips",
             f"{_count(missing, 'clip')} have not met every attack at {size} and are left out of it.",
         )
 

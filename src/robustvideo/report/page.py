@@ -20,10 +20,10 @@ from markupsafe import Markup
 
 from robustvideo import __version__
 from robustvideo.errors import InputError
-from robustvideo.evaluation.metrics import AttackSummary, Interval, UnionSummary, norm_of
+from robustvideo.evaluation.metrics import norm_of
 from robustvideo.evaluation.records import Record
 from robustvideo.evaluation.run import Run
-from robustvideo.report import figures, wording
+from robustvideo.report import figures, tables, wording
 from robustvideo.report.clips import FPS, Preview, choose, load_preview
 from robustvideo.report.findings import Headline, cautions, difference_phrase, headline
 from robustvideo.report.series import Budget, Series, load_series
@@ -57,24 +57,6 @@ class ShownClip:
 
 
 @dataclass(frozen=True)
-class BudgetRows:
-    """The rows of a results table at one budget, the strongest attack first; no union of a single attack."""
-
-    budget: Budget
-    summaries: tuple[AttackSummary, ...]
-    union: UnionSummary | None
-
-
-@dataclass(frozen=True)
-class ComparedRow:
-    """One attack at one budget across series; None where a series has not met it."""
-
-    attack: str
-    accuracies: tuple[Interval | None, ...]
-    is_union: bool = False
-
-
-@dataclass(frozen=True)
 class Details:
     """One series in full.
 
@@ -87,7 +69,7 @@ class Details:
     """
 
     series: Series
-    rows: tuple[BudgetRows, ...]
+    rows: tuple[tables.BudgetRows, ...]
     standing: figures.Chart | None
     losses: tuple[figures.Chart, ...]
     confusion: figures.Confusion | None
@@ -143,7 +125,8 @@ def render(series: Sequence[Series], folder: Path) -> str:
             series=series,
             single=series[0] if len(series) == 1 else None,
             runs=[_run_facts(run, series, folder) for run in _runs(series)],
-            comparison=_comparison(series),
+            overviews=tables.overviews(series, summary.budget),
+            comparison=tables.comparison(series),
             curves=figures.budget_charts(series),
             details=[_details(one, summary) for one in series],
             cautions=cautions(series),
@@ -242,31 +225,8 @@ def _sources(run: Run) -> tuple[tuple[str, Mapping[str, Any]], ...]:
 
 def _input_size(model: Mapping[str, Any]) -> str:
     frames, size = model.get("frames"), model.get("size")
-    side = " × ".join(str(s) for s in size) if isinstance(size, list | tuple) else str(size or "")
+    side = " \u00d7 ".join(str(s) for s in size) if isinstance(size, list | tuple) else str(size or "")
     return ", ".join([*([f"{frames} frames"] if frames else []), *([f"{side} pixels"] if side else [])])
-
-
-def _budget_rows(one: Series) -> tuple[BudgetRows, ...]:
-    return tuple(
-        BudgetRows(budget, tuple(one.at(budget)), union if len(union.attacks) > 1 else None)
-        for budget, union in one.unions.items()
-    )
-
-
-def _comparison(series: Sequence[Series]) -> list[tuple[Budget, list[ComparedRow]]]:
-    """For every budget, the attacks and then their union, across all series; empty for a single series."""
-    if len(series) == 1:
-        return []
-    groups = []
-    for budget in sorted({b for one in series for b in one.unions}):
-        known = [{s.attack: s.robust_accuracy for s in one.at(budget)} for one in series]
-        rows = [
-            ComparedRow(attack, tuple(own.get(attack) for own in known))
-            for attack in dict.fromkeys(a for own in known for a in own)
-        ]
-        unions = tuple(u.robust_accuracy if (u := one.unions.get(budget)) else None for one in series)
-        groups.append((budget, [*rows, ComparedRow("", unions, is_union=True)]))
-    return groups
 
 
 def _details(one: Series, summary: Headline) -> Details:
@@ -275,7 +235,7 @@ def _details(one: Series, summary: Headline) -> Details:
         return Details(one, (), None, (), None, "")
     return Details(
         series=one,
-        rows=_budget_rows(one),
+        rows=tables.budget_rows(one, chosen),
         standing=figures.standing_chart(one, chosen),
         losses=tuple(figures.loss_charts(one, chosen)),
         confusion=figures.confusion(one, chosen),

@@ -50,9 +50,9 @@ def number(value: float, digits: int = 1) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as "0.4 s", "12 min" or "3.5 h"."""
+    """Seconds as "0.41 s", "12 min" or "3.5 h"."""
     if seconds < 120:
-        return f"{seconds:.2g}{THIN}s" if seconds < 10 else f"{seconds:.0f}{THIN}s"
+        return f"{seconds:.2f}{THIN}s" if seconds < 10 else f"{seconds:.0f}{THIN}s"
     return f"{seconds / 60:.0f}{THIN}min" if seconds < 7200 else f"{seconds / 3600:.1f}{THIN}h"
 
 

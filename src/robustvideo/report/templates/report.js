@@ -120,7 +120,7 @@
       if (!clip?.dataset.frames) return;
       if (video.paused) {
         video.playbackRate = Number(speed.value);
-        video.play();
+        video.play().catch(() => { /* another clip was chosen meanwhile */ });
       } else {
         video.pause();
         seek(frame);

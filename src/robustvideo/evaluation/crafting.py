@@ -1,0 +1,108 @@
+"""Crafting: adversarial clips for one batch, on the model itself or on a surrogate that stands in for it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from robustvideo.attacks.attack import Attack, AttackResult, judge
+from robustvideo.clip import Clip, concatenate
+from robustvideo.model import Model, at_rest, is_out_of_memory
+from robustvideo.randomness import ClipRandom, seed_for
+from robustvideo.storage import slug, write_atomically
+
+
+def craft(attack: Attack, model: Model, clip: Clip, labels: Tensor) -> AttackResult:
+    """Attack a batch; where memory runs out, in halves."""
+    try:
+        return attack(model, clip, labels)
+    except (RuntimeError, MemoryError) as error:
+        if len(clip) == 1 or not is_out_of_memory(error):
+            raise
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    half = len(clip) // 2
+    parts = [torch.arange(half, device=labels.device), torch.arange(half, len(clip), device=labels.device)]
+    return _join([craft(attack, model, clip.select(part), labels[part]) for part in parts])
+
+
+@dataclass(frozen=True, eq=False)
+class Surrogate:
+    """A model that clips are crafted on, to be tested on another one.
+
+    What is crafted does not depend on the target, so it is kept on disk and serves every target of a suite.
+
+    Attributes:
+        name: its spec, for the records.
+        model: the model.
+        folder: where crafted batches are kept.
+    """
+
+    name: str
+    model: Model
+    folder: Path
+
+    def craft(self, attack: Attack, clip: Clip, labels: Tensor) -> AttackResult:
+        """The surrogate's adversarial clips, whether or not it is fooled by them."""
+        key = slug("\x1f".join((self.name, attack.spec, *clip.ids, *map(str, labels.tolist()))))
+        path = self.folder / f"{key}.safetensors"
+        if path.exists():
+            return _unpack(load_file(path, device=str(clip.device)), clip)
+        result = craft(attack, self.model, clip, labels)
+        write_atomically(path, lambda temporary: save_file(_pack(result), temporary))
+        return result
+
+
+def transferred(result: AttackResult, target: Model, labels: Tensor, targeted: bool) -> AttackResult:
+    """A surrogate's result with the target's verdict in place of the surrogate's.
+
+    A success counts as reached when crafting ended: a transfer attack cannot see the target on the way.
+    """
+    with at_rest(target):
+        verdict = judge(target, result.clip, labels, targeted)
+    last = (~result.loss_trace.isnan()).sum(1)
+    return replace(
+        result,
+        success=verdict.success,
+        logits=verdict.logits,
+        margin=verdict.margin,
+        first_success_step=torch.where(verdict.success, last, -1),
+    )
+
+
+def random_targets(labels: Tensor, classes: int, seed: int, ids: Sequence[str]) -> Tensor:
+    """For every clip a class other than its own, drawn from the clip's own stream."""
+    shift = ClipRandom(seed_for(seed, "target", name) for name in ids).integers(1, classes)[:, 0]
+    return (labels + shift.to(labels.device)) % classes
+
+
+def select(result: AttackResult, index: Tensor) -> AttackResult:
+    """The results of some of the clips."""
+    tensors = {f.name: getattr(result, f.name)[index] for f in fields(result) if f.name != "clip"}
+    return AttackResult(clip=result.clip.select(index), **tensors)
+
+
+def _join(results: Sequence[AttackResult]) -> AttackResult:
+    names = [f.name for f in fields(AttackResult) if f.name != "clip"]
+    tensors = {name: torch.cat([getattr(r, name) for r in results]) for name in names}
+    return AttackResult(clip=concatenate([r.clip for r in results]), **tensors)
+
+
+def _pack(result: AttackResult) -> dict[str, Tensor]:
+    tensors = {f.name: getattr(result, f.name).contiguous() for f in fields(result) if f.name != "clip"}
+    tensors["video"] = result.clip.video.contiguous()
+    if result.clip.audio is not None:
+        tensors["audio"] = result.clip.audio.contiguous()
+    return tensors
+
+
+def _unpack(tensors: dict[str, Tensor], clean: Clip) -> AttackResult:
+    clip = replace(clean, video=tensors.pop("video"), audio=tensors.pop("audio", None))
+    return AttackResult(clip=clip, **tensors)

@@ -1,0 +1,105 @@
+"""Tables: robust accuracy by attack and budget, in full at one budget, and across series."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from robustvideo.evaluation.metrics import AttackSummary, Interval, UnionSummary
+from robustvideo.report.series import Budget, Series
+
+
+@dataclass(frozen=True)
+class BudgetRows:
+    """The rows of a results table at one budget, the strongest attack first; no union of a single attack."""
+
+    budget: Budget
+    is_headline: bool
+    summaries: tuple[AttackSummary, ...]
+    union: UnionSummary | None
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Robust accuracy at every budget of a norm.
+
+    Attributes:
+        norm: the norm.
+        budgets: the columns.
+        rows: one attack each, the strongest first, then the worst case over them; for several series, the worst
+            case of each. None where something was not measured.
+    """
+
+    norm: str
+    budgets: tuple[float, ...]
+    rows: tuple[OverviewRow, ...]
+
+
+@dataclass(frozen=True)
+class OverviewRow:
+    """A row of an `Overview`; ``kind`` is "clean" (a single cell), "attack", "union" or "series"."""
+
+    name: str
+    kind: str
+    style: int
+    cells: tuple[Interval | None, ...]
+
+
+@dataclass(frozen=True)
+class ComparedRow:
+    """One attack at one budget across series; None where a series has not met it."""
+
+    attack: str
+    accuracies: tuple[Interval | None, ...]
+    is_union: bool = False
+
+
+def overviews(series: Sequence[Series], chosen: Budget | None) -> list[Overview]:
+    """One overview per norm that was measured at several budgets."""
+    norms: dict[str, list[float]] = {}
+    for norm, eps in sorted({b for one in series for b in one.unions}):
+        norms.setdefault(norm, []).append(eps)
+    return [_overview(series, norm, tuple(all_eps), chosen) for norm, all_eps in norms.items() if len(all_eps) > 1]
+
+
+def _overview(series: Sequence[Series], norm: str, budgets: tuple[float, ...], chosen: Budget | None) -> Overview:
+    unions = [
+        tuple(u.robust_accuracy if (u := one.unions.get((norm, eps))) else None for eps in budgets) for one in series
+    ]
+    if len(series) > 1:
+        rows = [OverviewRow(s.name, "series", s.style, cells) for s, cells in zip(series, unions, strict=True)]
+        return Overview(norm, budgets, tuple(rows))
+    (one,) = series
+    known = {(s.attack, s.eps): s.robust_accuracy for s in one.attacked if s.norm == norm}
+    decisive = chosen if chosen and chosen[0] == norm else (norm, budgets[-1])
+    strongest = [s.attack for s in one.at(decisive)]
+    names = dict.fromkeys([*strongest, *(attack for attack, _ in known)])
+    rows = [OverviewRow("", "clean", 0, (one.clean,))]
+    rows += [OverviewRow(name, "attack", 0, tuple(known.get((name, eps)) for eps in budgets)) for name in names]
+    if len(names) > 1:
+        rows.append(OverviewRow("", "union", 0, unions[0]))
+    return Overview(norm, budgets, tuple(rows))
+
+
+def budget_rows(one: Series, chosen: Budget) -> tuple[BudgetRows, ...]:
+    """The results of a series at every budget."""
+    return tuple(
+        BudgetRows(budget, budget == chosen, tuple(one.at(budget)), union if len(union.attacks) > 1 else None)
+        for budget, union in one.unions.items()
+    )
+
+
+def comparison(series: Sequence[Series]) -> list[tuple[Budget, list[ComparedRow]]]:
+    """For every budget, the attacks and then their union, across all series; empty for a single series."""
+    if len(series) == 1:
+        return []
+    groups = []
+    for budget in sorted({b for one in series for b in one.unions}):
+        known = [{s.attack: s.robust_accuracy for s in one.at(budget)} for one in series]
+        rows = [
+            ComparedRow(attack, tuple(own.get(attack) for own in known))
+            for attack in dict.fromkeys(a for own in known for a in own)
+        ]
+        unions = tuple(u.robust_accuracy if (u := one.unions.get(budget)) else None for one in series)
+        groups.append((budget, [*rows, ComparedRow("", unions, is_union=True)]))
+    return groups
