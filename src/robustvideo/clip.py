@@ -43,7 +43,7 @@ class Clip:
                 f"got shape {tuple(self.video.shape)} of {self.video.dtype}."
             )
         if self.audio is not None:
-            if self.audio.ndim != 3 or len(self.audio) != len(self.video):
+            if self.audio.ndim != 3 or len(self.audio) != len(self.video) or not self.audio.is_floating_point():
                 raise InputError(
                     "A clip's audio is a float tensor (B, channels, samples) with the video's B; "
                     f"got {tuple(self.audio.shape)} beside video {tuple(self.video.shape)}."
@@ -84,8 +84,9 @@ class Clip:
         return replace(self, video=signal) if modality == "video" else replace(self, audio=signal)
 
     def select(self, index: Tensor | Sequence[int]) -> Clip:
-        """The clips at ``index`` (integers), in that order."""
-        index = torch.as_tensor(index, dtype=torch.long, device=self.device)
+        """The clips at ``index`` (integers, or a (B,) bool mask), in that order."""
+        index = torch.as_tensor(index, device=self.device)
+        index = index.nonzero()[:, 0] if index.dtype == torch.bool else index.long()
         return Clip(
             video=self.video[index],
             audio=None if self.audio is None else self.audio[index],
@@ -94,8 +95,9 @@ class Clip:
         )
 
     def detach(self) -> Clip:
-        """The same values, cut from any autograd graph."""
-        return replace(self, video=self.video.detach(), audio=None if self.audio is None else self.audio.detach())
+        """The same values, cut from any autograd graph and usable in a new one."""
+        audio = None if self.audio is None else _detached(self.audio)
+        return replace(self, video=_detached(self.video), audio=audio)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Clip:
         """The clip on another device or in another floating type."""
@@ -114,6 +116,10 @@ class Clip:
                     f"A clip's {modality} must lie in [{low:g}, 1], got [{least:g}, {most:g}]: "
                     "divide 8-bit pixels by 255, 16-bit sound by 32768, and leave normalisation to the model."
                 )
+
+
+def _detached(signal: Tensor) -> Tensor:
+    return signal.clone() if signal.is_inference() else signal.detach()
 
 
 def concatenate(clips: Sequence[Clip]) -> Clip:

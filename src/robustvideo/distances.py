@@ -18,7 +18,8 @@ def linf(a: Tensor, b: Tensor) -> Tensor:
 
 def l2(a: Tensor, b: Tensor) -> Tensor:
     """Euclidean norm of the difference, over all values of a clip (not a root *mean* square)."""
-    return torch.linalg.vector_norm((a - b).flatten(1), dim=1)
+    norm: Tensor = torch.linalg.vector_norm((a - b).flatten(1), dim=1)
+    return norm
 
 
 def frame_rms(delta: Tensor) -> Tensor:

@@ -123,6 +123,11 @@ class WrappedModel(Model):
             raise InputError(f"channel_order is 'rgb' or 'bgr', got {channel_order!r}.")
         if layout not in ("bcthw", "btchw", "bthwc"):
             raise InputError(f"layout is 'bcthw', 'btchw' or 'bthwc', got {layout!r}.")
+        for name, values in (("mean", mean), ("std", std)):
+            if values is not None and len(values) != len(mean or std or ()):
+                raise InputError(f"mean and std have one number per channel, got {mean} and {std}.")
+            if name == "std" and values is not None and not all(v > 0 for v in values):
+                raise InputError(f"std must be positive, got {std}.")
         self.module = module
         self.frames = frames
         self.size = (size, size) if isinstance(size, int) else size
@@ -237,43 +242,66 @@ def at_rest(model: nn.Module) -> Iterator[None]:
                 module.training = mode
 
 
-@torch.no_grad()
-def classify(model: Model, clip: Clip) -> Tensor:
-    """Logits (B, K) in the model's own precision: no autocast, no TF32. The only source of verdicts.
+def run(model: Model, clip: Clip) -> Tensor:
+    """Logits (B, K) of a model, K at least 2.
 
     Raises:
-        InputError: the model failed, or its logits have the wrong shape, are elsewhere, or are not finite.
+        InputError: the model failed, or its logits have the wrong shape or are on another device.
     """
-    device_type = clip.device.type
-    tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
-        with torch.autocast(device_type, enabled=False):
-            logits: Tensor = model(clip)
+        logits = model(clip)
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
         if is_out_of_memory(error):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"The model failed on clips of shape {tuple(clip.video.shape)}: {reason}") from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(clip) or logits.shape[1] < 2:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"The model must return logits of shape ({len(clip)}, classes), got {shape}.")
+    if logits.device != clip.device:
+        raise InputError(f"The model returned logits on {logits.device} for a clip on {clip.device}.")
+    return logits
+
+
+@contextmanager
+def _without_tf32(device: torch.device) -> Iterator[None]:
+    """Full float32 products on a GPU; the user's setting is restored."""
+    if device.type != "cuda":
+        yield
+        return
+    cudnn: Any = torch.backends.cudnn
+    name: str
+    off: object
+    if hasattr(torch.backends, "fp32_precision"):  # torch 2.9 and later
+        name, off, places = "fp32_precision", "ieee", [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
+    else:
+        name, off, places = "allow_tf32", False, [torch.backends.cuda.matmul, cudnn]
+    before = [getattr(place, name) for place in places]
+    try:
+        for place in places:
+            setattr(place, name, off)
+        yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32
-    check_logits(logits, clip)
+        for place, value in zip(places, before, strict=True):
+            setattr(place, name, value)
+
+
+@torch.no_grad()
+def classify(model: Model, clip: Clip) -> Tensor:
+    """Logits (B, K) in the model's own precision: no autocast, no TF32. The only source of verdicts.
+
+    Raises:
+        InputError: see `run`; or logits that are not finite.
+    """
+    with _without_tf32(clip.device), torch.autocast(clip.device.type, enabled=False):
+        logits = run(model, clip)
+    finite = logits.isfinite().all(1)
+    if not finite.all():
+        bad = [clip.ids[i] for i in (~finite).nonzero().flatten().tolist()]
+        raise InputError(f"The model returned NaN or infinite logits for clip {', '.join(bad[:3])}.")
     return logits
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on whatever device."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def check_logits(logits: Tensor, clip: Clip) -> None:
-    """Raise `InputError` unless ``logits`` is a finite (B, K) tensor on the clip's device, K at least 2."""
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(clip) or logits.shape[1] < 2:
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"The model must return logits of shape ({len(clip)}, classes), got {shape}.")
-    if logits.device != clip.device:
-        raise InputError(f"The model returned logits on {logits.device} for a clip on {clip.device}.")
-    finite = logits.isfinite().all(1)
-    if not finite.all():
-        bad = [clip.ids[i] for i in (~finite).nonzero().flatten().tolist()]
-        raise InputError(f"The model returned NaN or infinite logits for clip {', '.join(bad[:3])}.")

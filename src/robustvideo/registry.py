@@ -61,6 +61,9 @@ class Registry(Generic[T]):
         """Class decorator that gives a class its public name."""
 
         def add(cls: C) -> C:
+            known = self.entries().get(name)
+            if known is not None and (known.module, known.cls) != (cls.__module__, cls.__qualname__):
+                raise InputError(f"The {self.kind} {name!r} exists already, as {known.cls} in {known.module}.")
             cls.registered_name = name  # type: ignore[attr-defined]
             summary = (cls.__doc__ or "").strip().partition("\n")[0]
             self._added[name] = Entry(name, cls.__module__, cls.__qualname__, summary)
@@ -116,7 +119,11 @@ def construct(cls: type[T], call: Call) -> T:
         if key not in hints:
             raise unknown(f"parameter of {call.name}:", key, hints)
         arguments[key] = _coerce(hints[key], value, f"{call.name}({key}=...)")
-    return cls(**arguments)
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        missing = str(error).partition("argument")[2].partition(":")[2].strip() or str(error)
+        raise InputError(f"{call.name} needs a value for {missing}.") from error
 
 
 def parameters(cls: type) -> Mapping[str, Any]:
@@ -139,7 +146,19 @@ def describe(instance: Any) -> Call:
         if not field.init or not field.repr or value == _default(field):
             continue
         arguments[field.name] = _plain(value)
-    return Call(type(instance).registered_name, arguments)
+    return Call(name_of(type(instance)), arguments)
+
+
+def name_of(cls: type) -> str:
+    """The name a class was registered under.
+
+    Raises:
+        InputError: it was not (a parent's name is not its own).
+    """
+    name: str | None = vars(cls).get("registered_name")
+    if name is None:
+        raise InputError(f"{cls.__name__} has no name of its own: give it one with the @...register decorator.")
+    return name
 
 
 def spec_of(instance: Any) -> str:
@@ -165,9 +184,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 def _coerce(hint: Any, value: Any, where: str) -> Any:
     nested = next((n for n in _nested if n.accepts(hint)), None)
     if nested is not None:
-        if isinstance(value, list):
-            return tuple(nested.registry.build(v) for v in value)
-        return value if value is None else nested.registry.build(value)
+        return nested.coerce(hint, value, where)
     try:
         return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
     except ValidationError as error:
@@ -181,8 +198,30 @@ class _Nested:
 
     def accepts(self, hint: Any) -> bool:
         """Whether a parameter of this type takes nested specs: ``base``, ``base | None`` or ``tuple[base, ...]``."""
+        return self._member(hint) is not None
+
+    def coerce(self, hint: Any, value: Any, where: str) -> Any:
+        """Build the nested specs in a value."""
+        member = self._member(hint)
+        if typing.get_origin(hint) is tuple:
+            if not isinstance(value, list):
+                raise InputError(f"{where}: give a list of {self.registry.kind}s in brackets, got {value!r}.")
+            return tuple(self._build(member, v, where) for v in value)
+        if value is None and type(None) in typing.get_args(hint):
+            return None
+        return self._build(member, value, where)
+
+    def _build(self, member: Any, value: Any, where: str) -> Any:
+        if not isinstance(value, Call | str):
+            raise InputError(f"{where}: give a {self.registry.kind} by name, got {value!r}.")
+        built = self.registry.build(value)
+        if not isinstance(built, member):
+            raise InputError(f"{where}: {format_call(describe(built))} cannot be used here.")
+        return built
+
+    def _member(self, hint: Any) -> type | None:
         members = typing.get_args(hint) or (hint,)
-        return any(isinstance(m, type) and issubclass(m, self.base) for m in members)
+        return next((m for m in members if isinstance(m, type) and issubclass(m, self.base)), None)
 
 
 _nested: list[_Nested] = []

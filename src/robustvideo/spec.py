@@ -9,6 +9,8 @@ Two grammars, both parsed without running any code:
 from __future__ import annotations
 
 import ast
+import keyword
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -47,11 +49,7 @@ def parse_call(text: str) -> Call:
     Raises:
         InputError: anything else, with the offending piece.
     """
-    try:
-        node = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
-        raise InputError(f"Cannot read the spec {text!r}: write it like 'pgd(eps=8/255, steps=20)'.") from error
-    value = _value(node, text)
+    value = _parse(text)
     if isinstance(value, str):
         return Call(value)
     if not isinstance(value, Call):
@@ -65,11 +63,7 @@ def parse_value(text: str) -> Any:
     Raises:
         InputError: text outside the grammar.
     """
-    try:
-        node = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
-        raise InputError(f"Cannot read the value {text!r}.") from error
-    return _value(node, text)
+    return _parse(text)
 
 
 def parse_source(text: str) -> Source:
@@ -83,7 +77,9 @@ def parse_source(text: str) -> Source:
     scheme, colon, rest = text.strip().partition(":")
     if not colon or not scheme:
         raise InputError(f"Cannot read {text!r}: write it like 'embedded:r3d' or 'manifest:clips.csv?frames=16'.")
-    name, _, query = rest.partition("?")
+    name, mark, query = rest.rpartition("?")
+    if not mark:
+        name, query = rest, ""
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     except ValueError as error:
@@ -99,16 +95,25 @@ def format_value(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        levels = Fraction(value).limit_denominator(10_000) * 255
-        if len(repr(value)) > 8 and levels.denominator == 1 and float(levels / 255) == value:
-            return f"{levels}/255"
-        return f"{value:g}" if value.is_integer() else repr(value)
+        return _format_float(value)
     if isinstance(value, list | tuple):
         return "[" + ", ".join(format_value(v) for v in value) + "]"
     if isinstance(value, Call):
-        return format_call(value)
+        return format_call(value) if value.arguments else f"{value.name}()"
+    if isinstance(value, int):
+        return str(value)
     text = str(value)
-    return text if isinstance(value, int) or text.isidentifier() else repr(text)
+    bare = text.isidentifier() and not keyword.iskeyword(text) and text.lower() not in _CONSTANTS
+    return text if bare else repr(text)
+
+
+def _format_float(value: float) -> str:
+    if not math.isfinite(value):
+        return repr(value)
+    levels = Fraction(value).limit_denominator(10_000) * 255
+    if len(repr(value)) > 8 and levels.denominator == 1 and float(levels / 255) == value:
+        return f"{levels}/255"
+    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
 
 
 def format_call(call: Call) -> str:
@@ -117,7 +122,17 @@ def format_call(call: Call) -> str:
     return f"{call.name}({inner})" if inner else call.name
 
 
+def _parse(text: str) -> Any:
+    try:
+        return _value(ast.parse(text.strip(), mode="eval").body, text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
+        shown = text if len(text) <= 80 else f"{text[:77]}..."
+        raise InputError(f"Cannot read {shown!r}: write it like 'pgd(eps=8/255, steps=20)'.") from error
+
+
 def _value(node: ast.expr, text: str) -> Any:
+    if isinstance(node, ast.Constant) and node.value is None:
+        return None
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str):
         return node.value
     if isinstance(node, ast.Name):
@@ -128,8 +143,8 @@ def _value(node: ast.expr, text: str) -> Any:
         if node.args:
             raise InputError(f"Parameters in {text!r} need their names, like 'pgd(eps=8/255)'.")
         names = [k.arg for k in node.keywords]
-        if None in names:
-            raise InputError(f"Cannot read {text!r}: '**' has no meaning in a spec.")
+        if None in names or len(set(names)) != len(names):
+            raise InputError(f"Cannot read {text!r}: every parameter is named, once.")
         return Call(node.func.id, MappingProxyType({str(k.arg): _value(k.value, text) for k in node.keywords}))
     number = _number(node)
     if number is None:
@@ -140,7 +155,7 @@ def _value(node: ast.expr, text: str) -> Any:
 def _number(node: ast.expr) -> Fraction | None:
     """Exact value of a fraction or a signed number; None if the node is neither."""
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
-        return Fraction(str(node.value))
+        return Fraction(str(node.value))  # an infinite literal has no fraction: ValueError
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         inner = _number(node.operand)
         return None if inner is None else -inner

@@ -126,7 +126,7 @@ class Border(Support):
     def mask(self, signal: Tensor, random: ClipRandom) -> Tensor:
         height, width = signal.shape[3:]
         around = height + width
-        thickness = int((around - (around**2 - 4 * self.ratio * height * width) ** 0.5) / 4)
+        thickness = int((around - (around**2 - 4 * self.ratio * height * width) ** 0.5) / 4 + 1e-9)
         if thickness == 0:
             raise InputError(f"A border of ratio={self.ratio:g} is thinner than a pixel of a {height}x{width} frame.")
         mask = torch.ones(1, 1, 1, height, width, device=signal.device, dtype=signal.dtype)

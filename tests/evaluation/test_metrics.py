@@ -16,6 +16,7 @@ from robustvideo.evaluation.metrics import (
     norm_of,
     paired_difference,
     standing_by_step,
+    success_after_codecs,
     summarise,
     union,
     wilson,
@@ -201,6 +202,25 @@ def test_union_is_never_above_any_member(outcomes: Sequence[tuple[bool, ...]]) -
     fooled_somewhere = sum(any(members) for members in outcomes)
     assert together.robust_accuracy.estimate <= least
     assert together.robust_accuracy == wilson(len(outcomes) - fooled_somewhere, len(outcomes))
+
+
+def test_the_same_attack_crafted_elsewhere_is_another_attack() -> None:
+    rows = [row("a"), row("b", said=1), row("a", said=1, surrogate="file2d"), row("b", surrogate="file2d")]
+    assert [s.title for s in summarise(rows)] == ["pgd", "pgd from file2d"]
+    assert all(s.robust_accuracy == wilson(1, 2) for s in summarise(rows))
+    (both,) = union(rows)
+    assert both.attacks == ("pgd", "pgd from file2d")
+    assert both.robust_accuracy == wilson(0, 2)
+
+
+def test_success_after_codecs_counts_the_clips_that_were_re_encoded() -> None:
+    rows = [
+        row("a", said=1, codecs=["h264:23", "mjpeg:5"], codec_success=[True, False]),
+        row("b", said=1, codecs=["h264:23", "mjpeg:5"], codec_success=[True, True]),
+        row("c", codecs=["h264:23"], codec_success=[False]),
+        row("d", said=1, clean_prediction=1, first_success_step=0),
+    ]
+    assert success_after_codecs(rows) == {"h264:23": wilson(2, 3), "mjpeg:5": wilson(1, 2)}
 
 
 def test_confusions_leave_out_clips_missed_without_an_attack() -> None:

@@ -77,7 +77,7 @@ class APGDStep:
             "halved": torch.ones(len(variable), dtype=torch.bool, device=variable.device),
         }
 
-    def query(self, variables: Variables, states: tuple[State, ...], eps: tuple[Tensor, ...]) -> Variables:
+    def query(self, problem: Problem, variables: Variables, states: tuple[State, ...]) -> Variables:
         return variables
 
     def step(self, here: Position, state: State) -> tuple[Tensor, State]:

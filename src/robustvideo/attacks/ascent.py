@@ -64,19 +64,21 @@ class Ascent:
             states=tuple(self.update.init(v) for v in variables),
             peak=tuple(variables),
             peak_margin=torch.full((len(rows),), -torch.inf, device=rows.device),
-            peak_step=torch.zeros_like(rows),
+            first_positive=torch.full_like(rows, self.steps),
             trace=torch.full((len(rows), self.steps), torch.nan, device=rows.device),
         )
 
     def _climb(self, front: _Front, best: _Best) -> None:
         for step in range(self.steps):
             problem = front.problem
-            point = self.update.query(front.variables, front.states, problem.eps)
+            point = self.update.query(problem, front.variables, front.states)
             estimate = self.estimator(problem, self.objective, point, step)
             best.count(front.rows, estimate.forwards, estimate.backwards)
             front.trace[:, step] = estimate.objective.to(front.trace.dtype)
             margins = margin(estimate.logits, problem.labels, problem.targeted)
             candidate = front.projected(point)
+            if candidate is not point:  # a look-ahead point outside the ball says nothing about the ball
+                margins = torch.where(_same(candidate, point), margins, -torch.inf)
             front = front.with_peak(candidate, margins, step)
             if self.early_stop:
                 left = front.settle((margins > 0).nonzero()[:, 0], candidate, step, best)
@@ -86,10 +88,10 @@ class Ascent:
                     front, estimate = front.select(left), estimate.select(left)
             front = self._move(front, estimate, step)
         everyone = torch.arange(len(front.rows), device=front.rows.device)
-        front.settle(everyone, front.variables, self.steps, best)
+        front.settle(everyone, front.variables, self.steps if self.early_stop else front.first_positive, best)
         if not self.early_stop:
-            beaten = front.peak_margin > best.margin[front.rows]
-            front.settle(beaten.nonzero()[:, 0], front.peak, front.peak_step, best)
+            higher = front.peak_margin > best.margin[front.rows]
+            front.settle(higher.nonzero()[:, 0], front.peak, front.first_positive, best)
 
     def _move(self, front: _Front, estimate: Estimate, step: int) -> _Front:
         problem = front.problem
@@ -117,7 +119,7 @@ class _Front:
     """The clips still being attacked.
 
     ``rows`` are their places in the batch; ``peak`` is each clip's point of largest margin so far, in the working
-    precision, reached after ``peak_step`` steps.
+    precision; ``first_positive`` is the step at which the margin was first positive, or the number of steps.
     """
 
     problem: Problem
@@ -126,7 +128,7 @@ class _Front:
     states: tuple[State, ...]
     peak: Variables
     peak_margin: Tensor
-    peak_step: Tensor
+    first_positive: Tensor
     trace: Tensor
 
     def select(self, index: Tensor) -> _Front:
@@ -137,7 +139,7 @@ class _Front:
             states=tuple({k: v[index] for k, v in s.items()} for s in self.states),
             peak=tuple(v[index] for v in self.peak),
             peak_margin=self.peak_margin[index],
-            peak_step=self.peak_step[index],
+            first_positive=self.first_positive[index],
             trace=self.trace[index],
         )
 
@@ -157,7 +159,7 @@ class _Front:
             self,
             peak=tuple(torch.where(per_clip(higher, v), v, p) for v, p in zip(point, self.peak, strict=True)),
             peak_margin=torch.where(higher, margins.to(self.peak_margin.dtype), self.peak_margin),
-            peak_step=torch.where(higher, step, self.peak_step),
+            first_positive=torch.where(margins > 0, self.first_positive.clamp(max=step), self.first_positive),
         )
 
     def settle(self, index: Tensor, point: Variables, step: int | Tensor, best: _Best) -> Tensor:
@@ -172,6 +174,12 @@ class _Front:
             best.keep(self.rows[index], verdict, steps, self.trace[index])
             going[index] = ~verdict.success
         return going.nonzero()[:, 0]
+
+
+def _same(first: Variables, second: Variables) -> Tensor:
+    """(B,) bool: are two points equal, up to the rounding of a projection?"""
+    equal = [((a - b).abs() < 1e-6).flatten(1).all(1) for a, b in zip(first, second, strict=True)]
+    return torch.stack(equal).all(0)
 
 
 class _Best:

@@ -20,7 +20,7 @@ from robustvideo.errors import ConstraintViolated, InputError
 from robustvideo.model import Model, at_rest, classify
 from robustvideo.models.acceleration import gradient_twin
 from robustvideo.randomness import ClipRandom, seed_for
-from robustvideo.registry import Registry, allow_nested, describe
+from robustvideo.registry import Registry, allow_nested, describe, name_of
 from robustvideo.spec import Call, format_call
 from robustvideo.threat import Linf, ThreatModel, threats, with_budget
 
@@ -43,6 +43,7 @@ class Problem:
         threat: what may be changed.
         eps: one (B,) tensor of budgets per part of the threat model.
         masks: one mask, or None for everywhere, per part.
+        highest_label: the largest of all labels of the call.
         reference: (B, ...) tensors an objective computed once on the clean clips.
         seed: what seeds the random draws of the search under way.
     """
@@ -56,6 +57,7 @@ class Problem:
     threat: ThreatModel
     eps: tuple[Tensor, ...]
     masks: tuple[Tensor | None, ...]
+    highest_label: int
     reference: Mapping[str, Tensor] = field(default_factory=dict)
     seed: object = 0
 
@@ -150,7 +152,11 @@ class Attack(ABC):
     precision: Precision = "fp32"
 
     def __post_init__(self, eps: float | None, norm: str | None) -> None:
+        if not isinstance(self.threat, ThreatModel):
+            raise InputError(f"threat is a threat model such as linf(eps=8/255), got {self.threat!r}.")
         if norm is not None:
+            if eps is None and norm != "linf":
+                raise InputError(f"norm={norm} has its own unit: give its budget as eps, too.")
             budget = eps if eps is not None else getattr(self.threat, "eps", None)
             object.__setattr__(self, "threat", threats.build(Call(norm, {"eps": budget})))
         elif eps is not None:
@@ -184,8 +190,8 @@ class Attack(ABC):
             ConstraintViolated: the attack left its threat model (a defect of the attack).
         """
         _check(clip, labels)
-        with at_rest(model), torch.enable_grad():
-            problem = self._problem(model, clip.detach(), labels, eps, masks)
+        with at_rest(model), torch.inference_mode(False), torch.enable_grad():
+            problem = self._problem(model, clip.detach(), labels.long(), eps, masks)
             result = self.solve(problem)
         lawful = problem.threat.verify(problem.clip, result.clip, problem.masks, problem.eps)
         if not lawful.all():
@@ -207,8 +213,8 @@ class Attack(ABC):
         arguments.pop("threat", None)
         if set(threat.arguments) == {"eps"}:
             norm = {} if threat.name == "linf" else {"norm": threat.name}
-            return Call(self.registered_name, {"eps": threat.arguments["eps"], **norm, **arguments})
-        return Call(self.registered_name, {"threat": threat, **arguments})
+            return Call(name_of(type(self)), {"eps": threat.arguments["eps"], **norm, **arguments})
+        return Call(name_of(type(self)), {"threat": threat, **arguments})
 
     @property
     def spec(self) -> str:
@@ -223,7 +229,7 @@ class Attack(ABC):
         if isinstance(threat, Call) and "eps" in threat.arguments:
             kept = {key: value for key, value in threat.arguments.items() if key != "eps"}
             arguments["threat"] = Call(threat.name, kept)
-        return format_call(Call(self.registered_name, arguments))
+        return format_call(Call(name_of(type(self)), arguments))
 
     def with_seed(self, seed: int) -> Attack:
         """The same attack with another seed."""
@@ -240,6 +246,8 @@ class Attack(ABC):
         parts = self.threat.parts
         if eps is None:
             eps = [torch.full((len(clip),), p.eps, dtype=clip.video.dtype, device=clip.device) for p in parts]
+        if len(eps) != len(parts) or any(e.shape != (len(clip),) or not ((e >= 0) & e.isfinite()).all() for e in eps):
+            raise InputError(f"Budgets per clip are {len(parts)} tensors of {len(clip)} finite numbers, at least 0.")
         if masks is None:
             random = ClipRandom(seed_for(self.seed, "support", name) for name in clip.ids)
             masks = [p.support.mask(clip.signal(p.modality), random) for p in parts]
@@ -253,6 +261,7 @@ class Attack(ABC):
             threat=self.threat,
             eps=tuple(eps),
             masks=tuple(masks),
+            highest_label=int(labels.max()),
         )
 
 
@@ -267,14 +276,19 @@ def judge(model: Model, clip: Clip, labels: Tensor, targeted: bool = False) -> V
         InputError: logits that are not finite, or fewer classes than the labels need.
     """
     logits = classify(model, clip)
-    if int(labels.max()) >= logits.shape[1]:
-        raise InputError(
-            f"The model has {logits.shape[1]} classes, but the data has label {int(labels.max())}: "
-            "use a model trained on these classes, or list the classes with labels= in the data spec."
-        )
+    check_classes(int(labels.max()), logits.shape[1])
     predicted = logits.argmax(1)
     success = predicted == labels if targeted else predicted != labels
     return Verdict(clip, logits, success, margin(logits, labels, targeted))
+
+
+def check_classes(highest_label: int, classes: int) -> None:
+    """Raise `InputError` if a label is none of the model's classes."""
+    if highest_label >= classes:
+        raise InputError(
+            f"The model has {classes} classes, but the data has label {highest_label}: "
+            "use a model trained on these classes, or list the classes with labels= in the data spec."
+        )
 
 
 def margin(logits: Tensor, labels: Tensor, targeted: bool = False) -> Tensor:

@@ -72,8 +72,5 @@ def plain(problem: Problem, objective: Objective, variables: Variables, step: in
 @contextmanager
 def _autocast(problem: Problem) -> Iterator[None]:
     dtype = _AUTOCAST.get(problem.precision)
-    if dtype is None:
+    with torch.autocast(problem.clip.device.type, dtype=dtype, enabled=dtype is not None):
         yield
-    else:
-        with torch.autocast(problem.clip.device.type, dtype=dtype):
-            yield

@@ -11,8 +11,9 @@ from typing import Protocol
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustvideo.attacks.attack import Problem, margin
+from robustvideo.attacks.attack import Problem, check_classes, margin
 from robustvideo.clip import Clip
+from robustvideo.model import run
 
 
 class Objective(Protocol):
@@ -32,7 +33,8 @@ class _LogitObjective:
         return {}
 
     def __call__(self, problem: Problem, adversarial: Clip) -> tuple[Tensor, Tensor]:
-        logits = problem.gradient_model(adversarial)
+        logits = run(problem.gradient_model, adversarial)
+        check_classes(problem.highest_label, logits.shape[1])
         if logits.element_size() < 4:
             logits = logits.float()
         return self.value(logits, problem), logits

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from robustvideo.attacks.attack import Variables
+from robustvideo.attacks.attack import Problem, Variables
 from robustvideo.clip import per_clip
 from robustvideo.threat import Part
 
@@ -51,7 +51,8 @@ class Position:
 
     def steepest(self, direction: Tensor, size: float | Tensor) -> Tensor:
         """The current point, moved by ``size`` budgets (a number, or one per clip) along the steepest direction."""
-        return self.variable + per_clip(size * self.eps, self.variable) * self.part.steepest(direction)
+        steepest = self.part.steepest(direction, self.signal, self.mask)
+        return self.variable + per_clip(size * self.eps, self.variable) * steepest
 
 
 class UpdateRule(Protocol):
@@ -60,7 +61,7 @@ class UpdateRule(Protocol):
     def init(self, variable: Tensor) -> State:
         """State before the first step: tensors with one row per clip."""
 
-    def query(self, variables: Variables, states: tuple[State, ...], eps: tuple[Tensor, ...]) -> Variables:
+    def query(self, problem: Problem, variables: Variables, states: tuple[State, ...]) -> Variables:
         """Where the next gradient is to be taken: ``variables`` itself, unless the rule looks ahead."""
 
     def step(self, here: Position, state: State) -> tuple[Tensor, State]:
@@ -70,7 +71,7 @@ class UpdateRule(Protocol):
 class _AtThePoint:
     """A rule that takes gradients where it stands."""
 
-    def query(self, variables: Variables, states: tuple[State, ...], eps: tuple[Tensor, ...]) -> Variables:
+    def query(self, problem: Problem, variables: Variables, states: tuple[State, ...]) -> Variables:
         return variables
 
 
@@ -118,14 +119,17 @@ class MomentumStep(_AtThePoint):
 class NesterovStep(MomentumStep):
     """`MomentumStep` with the gradient taken at ``z + size * eps * decay * m`` (Lin et al. 2020).
 
-    That point may lie outside the ball, as theirs does; what is kept of it is projected.
+    That point may lie outside the ball, as theirs does; what is kept of it is projected. In norms other than
+    Linf, m is first scaled to norm 1, so that looking ahead means about one step there too.
     """
 
-    def query(self, variables: Variables, states: tuple[State, ...], eps: tuple[Tensor, ...]) -> Variables:
-        return tuple(
-            v + per_clip(self.size * self.decay * e, v) * s["momentum"]
-            for v, s, e in zip(variables, states, eps, strict=True)
-        )
+    def query(self, problem: Problem, variables: Variables, states: tuple[State, ...]) -> Variables:
+        ahead = []
+        for i, part in enumerate(problem.threat.parts):
+            signal, mask = problem.clip.signal(part.modality), problem.masks[i]
+            lead = part.of_norm_one(states[i]["momentum"], signal, mask)
+            ahead.append(variables[i] + per_clip(self.size * self.decay * problem.eps[i], lead) * lead)
+        return tuple(ahead)
 
 
 @dataclass(frozen=True)

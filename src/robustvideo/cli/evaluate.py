@@ -125,16 +125,16 @@ def print_summary(runs: list[Path], *, as_json: bool) -> None:
         rows = [{"model": run.manifest.model.get("spec", ""), **asdict(row)} for run, row in summaries]
         print(json.dumps(rows, indent=2))
         return
-    table = Table("model", "attack", "budget", "robust accuracy", "95 % interval", "clips", "passes per clip")
+    table = Table("model", "attack", "budget", "robust accuracy", "95 % interval", "clips", "forward + backward per clip")
     for run, row in summaries:
         low, estimate, high = row.robust_accuracy.low, row.robust_accuracy.estimate, row.robust_accuracy.high
         table.add_row(
             str(run.manifest.model.get("spec", "")),
-            row.attack,
+            row.title,
             format_value(row.eps),
             f"{estimate:.1%}",
             f"{low:.1%} to {high:.1%}",
             str(row.clips),
-            f"{row.forward_passes:.1f} + {row.backward_passes:.1f}",
+            f"{row.forward_passes / max(row.clips, 1):.1f} + {row.backward_passes / max(row.clips, 1):.1f}",
         )
     Console(width=None if sys.stdout.isatty() else 140).print(table)

@@ -7,10 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import av
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from robustvideo.data.reading import Recorded
 from robustvideo.storage import write_atomically
@@ -44,8 +42,7 @@ def cached(folder: Path, source: Path, recipe: str, decode: Callable[[], Recorde
     tensors = {"video": recorded.video.contiguous()}
     if recorded.audio is not None:
         tensors["audio"] = recorded.audio.contiguous()
-    rate = str(recorded.sample_rate or "")
-    metadata = {"digest": _digest(tensors, rate), "sample_rate": rate}
+    metadata = {"digest": recorded.digest(), "sample_rate": str(recorded.sample_rate or "")}
     write_atomically(entry, lambda temporary: save_file(tensors, temporary, metadata))
     return recorded
 
@@ -54,19 +51,10 @@ def _load(entry: Path) -> Recorded | None:
     """An entry; None when it is missing or damaged."""
     try:
         with safe_open(entry, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-            metadata = file.metadata() or {}
-    except (FileNotFoundError, SafetensorError, OSError):
+            metadata = file.metadata()
+            rate = metadata["sample_rate"]
+            audio = file.get_tensor("audio") if rate else None
+            found = Recorded(file.get_tensor("video"), audio, int(rate) if rate else None)
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError):
         return None
-    rate = metadata.get("sample_rate", "")
-    if metadata.get("digest") != _digest(tensors, rate):
-        return None
-    return Recorded(tensors["video"], tensors.get("audio"), int(rate) if rate else None)
-
-
-def _digest(tensors: dict[str, Tensor], rate: str) -> str:
-    digest = hashlib.blake2b(rate.encode(), digest_size=16)
-    for name in sorted(tensors):
-        digest.update(f"{name} {tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return found if found.digest() == metadata["digest"] else None

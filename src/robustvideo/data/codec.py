@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
-from torch import Tensor
 
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError, RobustVideoError, unknown
 from robustvideo.threat import GRID
 
 CodecName = Literal["lossless", "h264", "mjpeg"]
+Pixels = NDArray[np.uint8]
 
 _QUALITIES: Mapping[str, range] = {"h264": range(52), "mjpeg": range(2, 32)}
 _ENCODERS: Mapping[str, str] = {"h264": "libx264", "mjpeg": "mjpeg"}
@@ -98,34 +98,34 @@ def reencode(clip: Clip, codec: str) -> Clip:
         raise InputError(f"Only clips of 1 or 3 channels can be encoded, got {tuple(clip.video.shape)}.")
     levels = (clip.video.detach() * GRID["video"]).round()
     if chosen.name != "lossless":
-        pixels = levels.to("cpu", torch.uint8)
-        coded = [_coded(video, chosen) for video in pixels]
-        levels = torch.stack(coded).to(levels) if coded else levels
+        pixels = levels.to("cpu", torch.uint8).numpy()
+        coded = np.stack([_coded(video, chosen) for video in pixels]) if len(pixels) else pixels
+        levels = torch.from_numpy(coded).to(levels)
     return clip.detach().with_signal("video", levels / GRID["video"])
 
 
-def _coded(video: Tensor, codec: Codec) -> Tensor:
-    """One uint8 video (C, T, H, W), encoded and decoded."""
+def _coded(video: Pixels, codec: Codec) -> Pixels:
+    """One video (C, T, H, W), encoded and decoded."""
     channels = video.shape[0]
     height, width = video.shape[2:]
-    pixels = video.expand(3, -1, -1, -1).permute(1, 2, 3, 0).numpy()
-    pixels = np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    decoded = _through(codec, pixels)
-    if decoded.shape != pixels.shape:
+    frames = np.broadcast_to(video, (3, *video.shape[1:])).transpose(1, 2, 3, 0)
+    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    decoded = _through(codec, frames)
+    if decoded.shape != frames.shape:
         raise RobustVideoError(
-            f"The {codec.name} codec returned frames of shape {decoded.shape} for {pixels.shape}: "
+            f"The {codec.name} codec returned frames of shape {decoded.shape} for {frames.shape}: "
             "this build of FFmpeg cannot be used for re-encoding."
         )
-    return torch.from_numpy(decoded).permute(3, 0, 1, 2)[:channels, :, :height, :width]
+    return decoded[:, :height, :width, :channels].transpose(3, 0, 1, 2)
 
 
-def _through(codec: Codec, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _through(codec: Codec, frames: Pixels) -> Pixels:
     """RGB frames (T, H, W, 3), even in height and width, encoded and decoded."""
     encoder = av.CodecContext.create(_ENCODERS[codec.name], "w")
     decoder = av.CodecContext.create(codec.name, "r")
     assert isinstance(encoder, VideoCodecContext)
     assert isinstance(decoder, VideoCodecContext)
-    encoder.height, encoder.width = pixels.shape[1:3]
+    encoder.height, encoder.width = frames.shape[1:3]
     encoder.pix_fmt = _PIXELS[codec.name]
     encoder.framerate, encoder.time_base = Fraction(_FPS), Fraction(1, _FPS)
     encoder.thread_count = decoder.thread_count = 1  # several threads would change the encoder's bytes
@@ -135,15 +135,15 @@ def _through(codec: Codec, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     else:
         encoder.options = {"qmin": str(codec.quality), "qmax": str(codec.quality)}
     pictures: list[av.VideoFrame] = []
-    for picture in (*_pictures(pixels), None):
+    for picture in (*_pictures(frames), None):
         for packet in encoder.encode(picture):
             pictures += decoder.decode(packet)
     pictures += decoder.decode(None)
     return np.stack([picture.to_ndarray(format="rgb24") for picture in pictures])
 
 
-def _pictures(pixels: NDArray[np.uint8]) -> Iterator[av.VideoFrame]:
-    for number, frame in enumerate(pixels):
+def _pictures(frames: Pixels) -> Iterator[av.VideoFrame]:
+    for number, frame in enumerate(frames):
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
         picture.pts = number
         yield picture

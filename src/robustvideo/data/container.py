@@ -16,6 +16,7 @@ from robustvideo.data.dataset import UnusableClip
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.stream import Stream
     from av.video.frame import VideoFrame
 
 _FORMATS = "mov,matroska,avi,mpeg,mpegts,flv,asf,ogg,gif"
@@ -64,6 +65,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream):
             raise UnusableClip(f"{path} holds {'only sound' if container.streams.audio else 'no video'}.")
+        _check_decodable(path, stream)
         _check_size(path, stream.width, stream.height)
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         stream.thread_count = THREADS
@@ -71,10 +73,17 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         yield container, stream
 
 
-def audio_stream(container: InputContainer) -> AudioStream | None:
-    """The main sound track of a container; None when it has none."""
+def audio_stream(path: Path, container: InputContainer) -> AudioStream | None:
+    """The main sound track of a container; None when it has none.
+
+    Raises:
+        UnusableClip: the track is in a format that cannot be decoded.
+    """
     stream = container.streams.best("audio")
-    return stream if isinstance(stream, AudioStream) else None
+    if not isinstance(stream, AudioStream):
+        return None
+    _check_decodable(path, stream)
+    return stream
 
 
 def decoded(path: Path, container: InputContainer, stream: VideoStream) -> Generator[VideoFrame, None, None]:
@@ -88,6 +97,12 @@ def decoded(path: Path, container: InputContainer, stream: VideoStream) -> Gener
             raise UnusableClip(f"{path} has more than {MAX_FRAMES} frames: cut it into shorter files.")
         _check_size(path, frame.width, frame.height)
         yield frame
+
+
+def _check_decodable(path: Path, stream: Stream) -> None:
+    # PyAV's stubs hide that a stream of unknown format has no codec context
+    if getattr(stream, "codec_context", None) is None:
+        raise UnusableClip(f"{path} holds {stream.type} in a format that cannot be decoded.")
 
 
 def _check_size(path: Path, width: int, height: int) -> None:

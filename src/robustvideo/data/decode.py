@@ -8,7 +8,7 @@ before it.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
@@ -98,7 +98,7 @@ def probe(path: Path) -> VideoFacts:
         UnusableClip: it is missing or damaged, or has no video frame.
     """
     with open_video(path) as (container, _):
-        sound = audio_stream(container)
+        sound = audio_stream(path, container)
         rate, channels = (sound.rate, sound.channels) if sound else (None, 0)
     seen = _watch(path, WHOLE, None, keep=False)
     if not seen.stamps:
@@ -124,11 +124,7 @@ def decode_frames(
     Raises:
         UnusableClip: the file is missing or damaged, or its frames change their size and ``picture`` keeps it.
     """
-    seek = stretch.start if stretch.start > _SEEK_BEYOND else None
-    seen = _watch(path, stretch, seek)
-    if seek is not None and not seen.arrived_before(seek):
-        seek = None
-        seen = _watch(path, stretch, None)
+    seen, seek = _reached(path, stretch)
     first, timeline = seen.timeline(stretch)
     wanted = [first + index for index in choose(timeline)]
     if seen.kept is not None and seen.kept.keys() >= set(wanted):
@@ -173,7 +169,7 @@ class _Seen:
             self.rotation = frame.rotation
         self.rising = self.rising and stamp is not None and (before is None or stamp > before)
         self.stamps.append(stamp)
-        self.last = float(frame.duration * (frame.time_base or 0))
+        self.last = float((frame.duration or 0) * (frame.time_base or 0))
 
     def now(self) -> float | None:
         """Time of the last frame in seconds after the file's first; None where the stamps cannot tell."""
@@ -202,6 +198,16 @@ class _Seen:
         else:
             end = times[-1] + 1 / self.rate
         return first, Timeline(tuple(times[first:beyond]), end)
+
+
+def _reached(path: Path, stretch: Stretch) -> tuple[_Seen, float | None]:
+    """What a pass over the stretch saw, and the time to which it jumped; None when it began at the start."""
+    if stretch.start > _SEEK_BEYOND:
+        with suppress(UnusableClip):  # some files can only be decoded from their start
+            seen = _watch(path, stretch, stretch.start)
+            if seen.arrived_before(stretch.start):
+                return seen, stretch.start
+    return _watch(path, stretch, None), None
 
 
 def _watch(path: Path, stretch: Stretch, seek: float | None, keep: bool = True) -> _Seen:

@@ -167,11 +167,12 @@ def _shape(random: np.random.Generator) -> Array:
     amplitudes = random.random((4, 1, 1), np.float32)
     phases = random.random((4, 1, 1), np.float32)
     place = np.linspace(-1, 1, SIZE, dtype=np.float32)
-    angle = np.arctan2(place[:, None], place[None, :]) / np.float32(2 * np.pi)
+    angle = (np.arctan2(place[:, None], place[None, :]) / (2 * np.pi)).astype(np.float32)
     bumps = _cosine(np.arange(1, 5, dtype=np.float32)[:, None, None] * angle + phases)
     outline = 0.65 + 0.3 * (amplitudes * bumps).sum(0) / amplitudes.sum()
     distance = np.hypot(place[:, None], place[None, :])
-    return ((outline - distance) * (SIZE / 4) + 0.5).clip(0, 1)[None]
+    opacity: Array = ((outline - distance) * (SIZE / 4) + 0.5).clip(0, 1)
+    return opacity[None]
 
 
 def render(poses: Array, scenery: Scenery) -> Array:
@@ -200,12 +201,13 @@ def render(poses: Array, scenery: Scenery) -> Array:
 def _sample(sprite: Array, u: Array, v: Array) -> Array:
     """Bilinear values (N, 4) of a sprite at columns u and rows v in (-1, 1)."""
     x, y = ((place + 1) * ((SIZE - 1) / 2) for place in (u, v))
-    left, top = (place.astype(np.intp).clip(max=SIZE - 2) for place in (x, y))  # rounding may reach the last
+    left, top = (np.minimum(np.floor(place), SIZE - 2) for place in (x, y))  # rounding may reach the last
     right, below = (x - left)[:, None], (y - top)[:, None]
-    corner = top * SIZE + left
+    corner = (top * SIZE + left).astype(np.intp)
     upper = sprite[corner] * (1 - right) + sprite[corner + 1] * right
     lower = sprite[corner + SIZE] * (1 - right) + sprite[corner + SIZE + 1] * right
-    return upper * (1 - below) + lower * below
+    values: Array = upper * (1 - below) + lower * below
+    return values
 
 
 def _wrapped(offset: Array) -> Array:
@@ -214,7 +216,8 @@ def _wrapped(offset: Array) -> Array:
 
 
 def _cosine(circles: Array) -> Array:
-    return np.cos(np.float32(2 * np.pi) * circles)
+    cosine: Array = np.cos(np.float32(2 * np.pi) * circles)
+    return cosine
 
 
 def film(video: Array, random: np.random.Generator) -> Array:
@@ -224,7 +227,8 @@ def film(video: Array, random: np.random.Generator) -> Array:
     video = video[:, frames, rows[:, :, None], columns[:, None, :]]
     video += np.float32(_NOISE) * random.standard_normal(video.shape, np.float32)
     levels = np.float32(GRID["video"])
-    return (video.clip(0, 1) * levels).round() / levels
+    stored: Array = (video.clip(0, 1) * levels).round() / levels
+    return stored
 
 
 def record(motion: Motion, random: np.random.Generator) -> Array:
@@ -239,4 +243,5 @@ def record(motion: Motion, random: np.random.Generator) -> Array:
     tone = 0.2 * (0.6 + 0.4 * np.cos(2 * np.pi * beat)) * np.cos(2 * np.pi * (cycles + random.random()))
     levels = GRID["audio"]
     sound = ((tone + 0.15 * random.standard_normal(len(time))) * levels).round() / levels
-    return sound.clip(-1, 1 - 1 / levels).astype(np.float32)[None]
+    stored: Array = sound.clip(-1, 1 - 1 / levels).astype(np.float32)
+    return stored[None]

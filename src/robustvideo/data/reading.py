@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,15 @@ class Recorded:
         """As a batch of one: video in [0, 1], sound in [-1, 1), both float32 and on the grid of a file."""
         audio = None if self.audio is None else self.audio[None].float() / GRID["audio"]
         return Clip(self.video[None].float() / GRID["video"], audio, self.sample_rate, (clip_id,))
+
+    def digest(self) -> str:
+        """32 hexadecimal digits of every value and of the shapes."""
+        digest = hashlib.blake2b(f"{self.sample_rate}".encode(), digest_size=16)
+        for signal in (self.video, self.audio):
+            if signal is not None:
+                digest.update(f"{tuple(signal.shape)}".encode())
+                digest.update(signal.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def read_clip(path: Path, reading: Reading, stretch: Stretch = WHOLE, view: int = 0) -> Recorded:

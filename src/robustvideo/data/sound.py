@@ -85,7 +85,7 @@ def native_rate(path: Path) -> int | None:
         UnusableClip: the file is missing or damaged.
     """
     with open_container(path) as container:
-        stream = audio_stream(container)
+        stream = audio_stream(path, container)
         return stream.rate if stream else None
 
 
@@ -108,7 +108,7 @@ def decode_sound(path: Path, rate: int, channels: int, start: float, samples: in
     window = np.zeros((channels, samples), dtype=np.int16)
     until = start + samples / rate + _MARGIN
     with open_container(path) as container:
-        for piece in _pieces(container, rate, channels, until):
+        for piece in _pieces(path, container, rate, channels, until):
             sound = piece.finished()
             offset = round((piece.begun - start) * rate)
             low, high = max(offset, 0), min(offset + sound.shape[1], samples)
@@ -154,9 +154,9 @@ class _Piece:
                 self._parts.append(packed_samples(out, self._channels))
 
 
-def _pieces(container: InputContainer, rate: int, channels: int, until: float) -> Iterator[_Piece]:
+def _pieces(path: Path, container: InputContainer, rate: int, channels: int, until: float) -> Iterator[_Piece]:
     """The track up to a time on the container's clock, cut where its stamps jump."""
-    stream = audio_stream(container)
+    stream = audio_stream(path, container)
     if stream is None:
         return
     piece = None

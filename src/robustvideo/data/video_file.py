@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from robustvideo.clip import Clip
 from robustvideo.data.container import audio_stream, decoded, open_container, open_video
+from robustvideo.data.dataset import UnusableClip
 from robustvideo.data.reading import Recorded
 from robustvideo.data.sound import packed_samples
 from robustvideo.errors import InputError
@@ -24,8 +26,8 @@ from robustvideo.threat import GRID
 
 _LOSSLESS = {1: "gray", 3: "bgra"}  # by channels; FFV1 has no rgb24, and any conversion is one too many
 _LAYOUTS = {1: "mono", 2: "stereo"}
-# x264 with AVX-512 looks ahead differently from run to run, even in one thread
-_NO_LOOKAHEAD = "threads=1:bframes=0:weightp=0:mbtree=0:rc-lookahead=0"
+_DIGEST = "ROBUSTVIDEO_DIGEST"  # FFmpeg notices damage to FFV1 but hides it
+_SAME_BYTES = "threads=1:cpu-independent=1"  # x264's assembly gives other bytes from run to run
 _REPEATABLE = {"fflags": "+bitexact"}  # no date, no random identifiers: the same clip is the same file
 
 
@@ -47,63 +49,38 @@ def write_lossless(path: Path, clip: Clip, fps: float) -> None:
         raise InputError(f"A video file holds one clip, got a batch of {len(clip)}.")
     if clip.video.shape[1] not in _LOSSLESS or 0 in clip.video.shape:
         raise InputError(f"A video file holds 1 or 3 channels and at least one pixel, got {tuple(clip.video.shape)}.")
-    video = _levels(clip.video[0], GRID["video"], 0, 255, "video").to(torch.uint8).permute(1, 2, 3, 0).numpy()
+    if clip.audio is not None and (clip.audio.shape[1] not in _LAYOUTS or not clip.audio.shape[2]):
+        raise InputError(f"A video file holds mono or stereo sound, at least a sample, got {tuple(clip.audio.shape)}.")
+    video = _levels(clip.video[0], GRID["video"], 0, 255, "video").to(torch.uint8)
     audio = None
     if clip.audio is not None:
-        if clip.audio.shape[1] not in _LAYOUTS or not clip.audio.shape[2]:
-            raise InputError(
-                f"A video file holds mono or stereo sound of at least one sample, got {tuple(clip.audio.shape)}."
-            )
-        audio = _levels(clip.audio[0], GRID["audio"], -32768, 32767, "audio").to(torch.int16).numpy()
-
-    def write(temporary: Path) -> None:
-        with av.open(str(temporary), "w", format="matroska", container_options=_REPEATABLE) as container:
-            pictures = container.add_stream("ffv1", rate=_rate(fps))
-            pictures.height, pictures.width = video.shape[1:3]
-            pictures.pix_fmt = _LOSSLESS[video.shape[3]]
-            pictures.options = {"level": "3", "slicecrc": "1", "threads": "1", "flags": "+bitexact"}
-            if video.shape[1] <= 288 and video.shape[2] <= 352:  # four slices, the default, need a few pixels each
-                pictures.options = {**pictures.options, "slices": "1"}
-            sound = None
-            if audio is not None:
-                sound = container.add_stream("pcm_s16le", rate=clip.sample_rate)
-                sound.layout = _LAYOUTS[audio.shape[0]]
-            stored = video[..., 0] if video.shape[3] == 1 else np.insert(video[..., ::-1], 3, 255, axis=3)
-            for picture in _pictures(stored, pictures.pix_fmt):
-                container.mux(pictures.encode(picture))
-            container.mux(pictures.encode())
-            if sound is not None and audio is not None and clip.sample_rate:
-                for piece in _sound(audio, clip.sample_rate):
-                    container.mux(sound.encode(piece))
-                container.mux(sound.encode())
-
-    write_atomically(path, write)
+        audio = _levels(clip.audio[0], GRID["audio"], -32768, 32767, "audio").to(torch.int16)
+    recorded = Recorded(video, audio, None if audio is None else clip.sample_rate)
+    write_atomically(path, lambda temporary: _write_ffv1(temporary, recorded, _rate(fps)))
 
 
 def read_lossless(path: Path) -> Clip:
     """The clip that `write_lossless` wrote: float32, named after the file.
 
     Raises:
-        UnusableClip: a missing or damaged file.
-        InputError: a file that is not lossless.
+        UnusableClip: a missing or damaged file: a single flipped bit is noticed.
+        InputError: a file of another origin.
     """
     with open_video(path) as (container, stream):
-        if stream.codec_context.name != "ffv1":
-            raise InputError(
-                f"{path} is {stream.codec_context.name} video, not a lossless clip written by robustvideo."
-            )
+        digest = container.metadata.get(_DIGEST)
+        if stream.codec_context.name != "ffv1" or digest is None:
+            raise InputError(f"{path} is not a lossless clip written by robustvideo: load it as a data set's video.")
         pictures = np.stack([frame.to_ndarray() for frame in decoded(path, container, stream)])
-    if pictures.ndim == 4:
-        pictures = pictures[..., 2::-1]
-    video = torch.from_numpy(np.ascontiguousarray(pictures))
-    video = video[None] if video.ndim == 3 else video.permute(3, 0, 1, 2)
+    pictures = pictures[..., None] if pictures.ndim == 3 else pictures[..., 2::-1]
+    recorded = Recorded(torch.from_numpy(np.ascontiguousarray(pictures.transpose(3, 0, 1, 2))))
     with open_container(path) as container:
-        sound = audio_stream(container)
-        if sound is None:
-            return Recorded(video).clip(path.stem)
-        pieces = [packed_samples(frame, sound.channels) for frame in container.decode(sound)]
-        audio = torch.from_numpy(np.concatenate(pieces, axis=1))
-        return Recorded(video, audio, sound.rate).clip(path.stem)
+        sound = audio_stream(path, container)
+        if sound is not None:
+            pieces = [packed_samples(frame, sound.channels) for frame in container.decode(sound)]
+            recorded = replace(recorded, audio=torch.from_numpy(np.hstack(pieces)), sample_rate=sound.rate)
+    if recorded.digest() != digest:
+        raise UnusableClip(f"{path} is damaged: its content is not what was written.")
+    return recorded.clip(path.stem)
 
 
 def write_preview(path: Path | None, video: Tensor, fps: float, min_side: int = 160) -> bytes:
@@ -137,7 +114,7 @@ def write_preview(path: Path | None, video: Tensor, fps: float, min_side: int = 
             stream = container.add_stream("libx264", rate=_rate(fps))
             stream.height, stream.width = pixels.shape[1:3]
             stream.pix_fmt = "yuv420p"
-            stream.options = {"crf": "20", "preset": "veryfast", "x264-params": _NO_LOOKAHEAD, "flags": "+bitexact"}
+            stream.options = {"crf": "20", "preset": "veryfast", "x264-params": _SAME_BYTES, "flags": "+bitexact"}
             for picture in _pictures(pixels, "rgb24"):
                 container.mux(stream.encode(picture))
             container.mux(stream.encode())
@@ -145,6 +122,31 @@ def write_preview(path: Path | None, video: Tensor, fps: float, min_side: int = 
     if path is not None:
         write_atomically(path, lambda target: target.write_bytes(content))
     return content
+
+
+def _write_ffv1(path: Path, recorded: Recorded, fps: Fraction) -> None:
+    video = recorded.video.permute(1, 2, 3, 0).numpy()
+    height, width, channels = video.shape[1:]
+    images = video[..., 0] if channels == 1 else np.insert(video[..., ::-1], 3, 255, axis=3)
+    with av.open(str(path), "w", format="matroska", container_options=_REPEATABLE) as container:
+        container.metadata[_DIGEST] = recorded.digest()
+        pictures = container.add_stream("ffv1", rate=fps)
+        pictures.height, pictures.width = height, width
+        pictures.pix_fmt = _LOSSLESS[channels]
+        pictures.options = {"level": "3", "threads": "1", "flags": "+bitexact"}
+        if height <= 288 and width <= 352:  # four slices, the default, need a few pixels each
+            pictures.options = {**pictures.options, "slices": "1"}
+        sound = None
+        if recorded.audio is not None:
+            sound = container.add_stream("pcm_s16le", rate=recorded.sample_rate)
+            sound.layout = _LAYOUTS[len(recorded.audio)]
+        for picture in _pictures(images, _LOSSLESS[channels]):
+            container.mux(pictures.encode(picture))
+        container.mux(pictures.encode())
+        if sound is not None and recorded.audio is not None:
+            for piece in _sound(recorded.audio.numpy(), sound.rate):
+                container.mux(sound.encode(piece))
+            container.mux(sound.encode())
 
 
 def _levels(signal: Tensor, grid: int, least: int, most: int, name: str) -> Tensor:

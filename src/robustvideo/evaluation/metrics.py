@@ -78,6 +78,7 @@ class AttackSummary:
 
     Attributes:
         defense, attack, eps: what was measured; `CLEAN` at 0 for the undisturbed clips.
+        surrogate: the model that the clips were crafted on; empty for the model under test itself.
         norm: what ``eps`` bounds: "linf", "l2", "l21" or "flow", with " audio" for sound; a joint threat's spec.
         clips: usable clips: the denominator of the accuracies and of the costs per clip.
         unusable: clips that could not be read; in no denominator.
@@ -96,6 +97,7 @@ class AttackSummary:
     attack: str
     eps: float
     norm: str
+    surrogate: str
     clips: int
     unusable: int
     clean_accuracy: Interval
@@ -115,6 +117,11 @@ class AttackSummary:
     backward_passes: int
     seconds: float
 
+    @property
+    def title(self) -> str:
+        """The attack as people should read it: its spec, and where it was crafted if not on the model itself."""
+        return titled(self.attack, self.surrogate)
+
 
 @dataclass(frozen=True)
 class UnionSummary:
@@ -122,7 +129,7 @@ class UnionSummary:
 
     Attributes:
         defense, eps, norm: as in `AttackSummary`.
-        attacks: the members.
+        attacks: the titles of the members.
         clips: usable clips that every member has attacked: the denominator.
         robust_accuracy: share of clips that stay recognised under every member.
     """
@@ -136,10 +143,14 @@ class UnionSummary:
 
 
 def summarise(records: Iterable[Record]) -> list[AttackSummary]:
-    """One summary per defence, norm, budget and attack, in that order; budgets rise, attacks as first recorded."""
-    groups: dict[tuple[str, str, float, str], list[Record]] = {}
+    """One summary per defence, norm, budget and attack, in that order; budgets rise, attacks as first recorded.
+
+    The same attack crafted on another model is another attack.
+    """
+    groups: dict[tuple[str, str, float, str, str], list[Record]] = {}
     for record in records:
-        groups.setdefault((record.defense, norm_of(record), record.eps, record.attack), []).append(record)
+        key = (record.defense, norm_of(record), record.eps, record.attack, record.surrogate)
+        groups.setdefault(key, []).append(record)
     order = {defense: i for i, defense in enumerate(dict.fromkeys(key[0] for key in groups))}
     keys = sorted(groups, key=lambda k: (order[k[0]], k[1], k[2]))
     return [_summary(*key, groups[key]) for key in keys]
@@ -159,7 +170,7 @@ def union(records: Iterable[Record]) -> list[UnionSummary]:
     for defense, norm, eps in sorted(groups, key=lambda k: (order[k[0]], k[1], k[2])):
         rows = groups[defense, norm, eps]
         stood = worst_case(rows)
-        attacks = tuple(dict.fromkeys(r.attack for r in rows))
+        attacks = tuple(dict.fromkeys(titled(r.attack, r.surrogate) for r in rows))
         accuracy = wilson(sum(stood.values()), len(stood))
         summaries.append(UnionSummary(defense, eps, norm, attacks, len(stood), accuracy))
     return summaries
@@ -168,13 +179,18 @@ def union(records: Iterable[Record]) -> list[UnionSummary]:
 def worst_case(records: Iterable[Record]) -> dict[str, bool]:
     """Clip -> whether it is recognised in every row; only usable clips that every attack among the rows has met."""
     rows = [r for r in records if r.status == "ok"]
-    attacks = {r.attack for r in rows}
-    met: dict[str, set[str]] = {}
+    attacks = {(r.attack, r.surrogate) for r in rows}
+    met: dict[str, set[tuple[str, str]]] = {}
     stood: dict[str, bool] = {}
     for row in rows:
-        met.setdefault(row.sample_id, set()).add(row.attack)
+        met.setdefault(row.sample_id, set()).add((row.attack, row.surrogate))
         stood[row.sample_id] = stood.get(row.sample_id, True) and is_recognised(row)
     return {sample: whole for sample, whole in stood.items() if met[sample] == attacks}
+
+
+def titled(attack: str, surrogate: str) -> str:
+    """The title of an attack (see `AttackSummary.title`)."""
+    return f"{attack} from {surrogate}" if surrogate else attack
 
 
 def is_recognised(record: Record) -> bool:
@@ -198,6 +214,18 @@ def confusions(records: Iterable[Record]) -> Counter[tuple[int, int]]:
     Pairs of equal classes are the clips that stood.
     """
     return Counter((r.label, r.adversarial_prediction) for r in records if needed_attack(r))
+
+
+def success_after_codecs(records: Iterable[Record]) -> dict[str, Interval]:
+    """Codec -> share of the clips on which the attack succeeds after it (undisturbed: the model errs).
+
+    The clips are those that were re-encoded: the attacked ones, or all when undisturbed.
+    """
+    rows: dict[str, dict[str, list[bool]]] = {}
+    for record in records:
+        for codec, success in zip(record.codecs, record.codec_success, strict=True):
+            rows.setdefault(codec, {}).setdefault(record.sample_id, []).append(success)
+    return {codec: _share(list(verdicts.values())) for codec, verdicts in rows.items()}
 
 
 def standing_by_step(records: Iterable[Record]) -> list[float]:
@@ -234,7 +262,9 @@ def mean_loss(records: Iterable[Record]) -> list[float]:
     return means
 
 
-def _summary(defense: str, norm: str, eps: float, attack: str, records: Sequence[Record]) -> AttackSummary:
+def _summary(
+    defense: str, norm: str, eps: float, attack: str, surrogate: str, records: Sequence[Record]
+) -> AttackSummary:
     rows = [r for r in records if r.status == "ok"]
     correct = [r for r in rows if needed_attack(r)]
     successes = [r for r in correct if r.success and attack != CLEAN]
@@ -248,6 +278,7 @@ def _summary(defense: str, norm: str, eps: float, attack: str, records: Sequence
         attack=attack,
         eps=eps,
         norm=norm,
+        surrogate=surrogate,
         clips=len({r.sample_id for r in rows}),
         unusable=len({r.sample_id for r in records} - {r.sample_id for r in rows}),
         clean_accuracy=_rate(rows, lambda r: r.clean_prediction == r.label),
@@ -270,12 +301,17 @@ def _summary(defense: str, norm: str, eps: float, attack: str, records: Sequence
 
 
 def _rate(rows: Iterable[Record], holds: Callable[[Record], bool]) -> Interval:
-    """The share of clips for which ``holds``, each clip counting once however many rows it has."""
+    """The share of clips for which ``holds``."""
     verdicts: dict[str, list[bool]] = {}
     for row in rows:
         verdicts.setdefault(row.sample_id, []).append(holds(row))
-    # a float division per clip would leave 0.9999... of a clip; one seed keeps whole numbers
-    successes = sum(v[0] if len(v) == 1 else fmean(v) for v in verdicts.values())
+    return _share(list(verdicts.values()))
+
+
+def _share(verdicts: Sequence[Sequence[bool]]) -> Interval:
+    """The share of true verdicts, each clip counting once however many it has."""
+    # a mean of one verdict stays a whole number, so that a run with one seed counts exactly
+    successes = sum(v[0] if len(v) == 1 else fmean(v) for v in verdicts)
     return wilson(min(successes, len(verdicts)), len(verdicts))
 
 

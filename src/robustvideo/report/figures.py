@@ -160,7 +160,7 @@ def standing_chart(series: Series, chosen: Budget) -> Chart | None:
         if len(shares) < 2:
             continue
         xs = [100 * step / (len(shares) - 1) for step in range(len(shares))]
-        name = f"{summary.attack}, {len(shares) - 1} {'step' if len(shares) == 2 else 'steps'}"
+        name = f"{summary.title}, {len(shares) - 1} {'step' if len(shares) == 2 else 'steps'}"
         points = _thinned(list(zip(xs, [100 * s for s in shares], strict=True)))
         lines.append(Line(name, place % STYLES, _steps(points)))
         phrases.append(f"{name}: from {percent(shares[0])} to {percent(shares[-1])}")
@@ -190,14 +190,14 @@ def loss_charts(series: Series, chosen: Budget) -> list[Chart]:
         points = [(100 * (step - 1) / (last - 1), 5 + 90 * (loss - low) / span) for step, loss in losses]
         charts.append(
             Chart(
-                summary.attack,
-                f"Mean objective of {summary.attack}: {_short(losses[0][1])} at step 1, {_short(losses[-1][1])} "
+                summary.title,
+                f"Mean objective of {summary.title}: {_short(losses[0][1])} at step 1, {_short(losses[-1][1])} "
                 f"at step {last}",
                 "step",
                 "mean objective",
                 (Tick(0, "1"), Tick(100, str(last))),
                 (Tick(5, _short(low)), Tick(95, _short(high))) if high > low else (Tick(5, _short(low)),),
-                (Line(summary.attack, place % STYLES, _line(_thinned(points))),),
+                (Line(summary.title, place % STYLES, _line(_thinned(points))),),
             )
         )
     return charts
@@ -218,7 +218,7 @@ def confusion(series: Series, chosen: Budget) -> Confusion | None:
     mistakes = [Mistake(names[before], names[after], fooled[before, after], clips[before]) for before, after in order]
     classes = sorted(names) if len(names) <= _LARGEST_MATRIX else []
     return Confusion(
-        attack=strongest[0].attack,
+        attack=strongest[0].title,
         budget=budget(chosen[1], chosen[0]),
         mistakes=tuple(mistakes[:_MOST_PAIRS]),
         others=sum(mistake.count for mistake in mistakes[_MOST_PAIRS:]),
@@ -237,12 +237,14 @@ def _budget_chart(series: Sequence[Series], norm: str, several_norms: bool) -> C
     lines: list[Line] = []
     phrases: list[str] = []
     for one in series:
+        if not one.clips:
+            continue
         worst = [(u.eps, u.robust_accuracy) for (known, _), u in one.unions.items() if known == norm and u.clips]
-        attacks = dict.fromkeys(s.attack for s in one.attacked if s.norm == norm)
+        attacks = dict.fromkeys(s.title for s in one.attacked if s.norm == norm)
         together = len(attacks) > 1 or len(series) > 1
         if len(series) == 1:
             for place, attack in enumerate(attacks):
-                own = [(s.eps, s.robust_accuracy) for s in one.attacked if (s.norm, s.attack) == (norm, attack)]
+                own = [(s.eps, s.robust_accuracy) for s in one.attacked if (s.norm, s.title) == (norm, attack)]
                 line = _accuracy_line(attack, place % STYLES, one.clean, own, norm, most, with_band=not together)
                 lines.append(line)
         if together:
@@ -272,19 +274,17 @@ def _accuracy_line(
     *,
     with_band: bool,
 ) -> Line:
-    places = [(0.0, clean), *((100 * eps / most, accuracy) for eps, accuracy in own)]
-    places = [(x, interval) for x, interval in places if not math.isnan(interval.estimate)]
-    texts = ["no attack", *(budget(eps, norm) for eps, _ in own)]
-    upper = [(x, 100 * interval.high) for x, interval in places]
-    lower = [(x, 100 * interval.low) for x, interval in reversed(places)]
+    measured = [(0.0, clean, "no attack"), *((100 * eps / most, a, budget(eps, norm)) for eps, a in own)]
+    measured = [(x, a, text) for x, a, text in measured if not math.isnan(a.estimate)]
+    upper = [(x, 100 * a.high) for x, a, _ in measured]
+    lower = [(x, 100 * a.low) for x, a, _ in reversed(measured)]
     return Line(
         name,
         style,
-        _line([(x, 100 * interval.estimate) for x, interval in places]),
-        _line([*upper, *lower]) + "Z" if with_band and len(places) > 1 else "",
+        _line([(x, 100 * a.estimate) for x, a, _ in measured]),
+        _line([*upper, *lower]) + "Z" if with_band and len(measured) > 1 else "",
         tuple(
-            Mark(x, 100 * i.estimate, f"{name}, {text}: {percent(i.estimate)} {bounds(i)}")
-            for (x, i), text in zip(places, texts[-len(places) :], strict=True)
+            Mark(x, 100 * a.estimate, f"{name}, {text}: {percent(a.estimate)} {bounds(a)}") for x, a, text in measured
         ),
     )
 

@@ -17,11 +17,9 @@ from robustvideo.evaluation.records import Record
 from robustvideo.report.series import Budget, Series, headline_budget
 from robustvideo.report.wording import (
     THIN,
-    attack_name,
     bounds,
     budget,
     changes,
-    defense_name,
     listed,
     norm_name,
     percent,
@@ -34,6 +32,9 @@ BLACK_BOX = frozenset({"square", "nes", "simba", "boundary"})
 
 WIDE = 0.2
 """An interval from which one should not quote a single number: 20 percentage points."""
+
+CONVERGED = 0.01
+"""An attack that fools a larger share of the clips than this in its last tenth of steps would find more."""
 
 LISTED = 20
 """How many unusable clips are named."""
@@ -170,8 +171,8 @@ def _unusable(one: Series) -> Iterator[Caution]:
         more = (f"… and {len(named) - LISTED} more",) if len(named) > LISTED else ()
         yield Caution(
             "Unusable clips",
-            f"{_count(len(messages), 'clip')} could not be read. They are in no percentage on this page; if they are "
-            "of one kind, the rest may not be representative.",
+            f"{_count(len(messages), 'clip')} could not be read and count in no percentage on this page. If such "
+            "clips are of one kind, the rest may not be representative.",
             details=(*named[:LISTED], *more),
         )
 
@@ -203,6 +204,7 @@ def _about_attacks(one: Series, chosen: Budget) -> Iterator[Caution]:
     yield from _not_falling(one)
     yield from _not_converged(one, here, size)
     yield from _blind_to_defense(one)
+    yield from _transferred_only(one)
     yield from _partial(one, chosen, size)
     budgets = {b for b in one.unions if b[0] == chosen[0]}
     if len(budgets) == 1:
@@ -215,7 +217,7 @@ def _about_attacks(one: Series, chosen: Budget) -> Iterator[Caution]:
     if len(real) == 1:
         yield Caution(
             "A single attack",
-            f"Robust accuracy is an upper bound: another attack than {real[0].attack} may find more. An ensemble "
+            f"Robust accuracy is an upper bound: another attack than {real[0].title} may find more. An ensemble "
             "of different attacks is harder to pass.",
         )
 
@@ -228,7 +230,7 @@ def _noise_as_strong(here: Sequence[AttackSummary], size: str) -> Iterator[Cauti
         least = min(s.robust_accuracy.estimate for s in noise)
         if attack.robust_accuracy.estimate >= least:
             yield Caution(
-                f"{attack.attack} is no stronger than random noise",
+                f"{attack.title} is no stronger than random noise",
                 f"At {size} it leaves {percent(attack.robust_accuracy.estimate)}, random noise "
                 f"{percent(least)}. Gradients that carry no information do this: the number measures the attack's "
                 "failure, not the model's robustness.",
@@ -244,8 +246,8 @@ def _masking(here: Sequence[AttackSummary], size: str) -> Iterator[Caution]:
     if blind[0].robust_accuracy.estimate < seeing[0].robust_accuracy.estimate:
         yield Caution(
             "Gradients may be masked",
-            f"At {size}, {blind[0].attack} sees no gradient and yet leaves fewer clips "
-            f"({percent(blind[0].robust_accuracy.estimate)}) than the best gradient attack, {seeing[0].attack} "
+            f"At {size}, {blind[0].title} sees no gradient and yet leaves fewer clips "
+            f"({percent(blind[0].robust_accuracy.estimate)}) than the best gradient attack, {seeing[0].title} "
             f"({percent(seeing[0].robust_accuracy.estimate)}). Attack the model through what hides its gradient.",
             serious=True,
         )
@@ -254,7 +256,7 @@ def _masking(here: Sequence[AttackSummary], size: str) -> Iterator[Caution]:
 def _not_falling(one: Series) -> Iterator[Caution]:
     lines: dict[tuple[str, str], list[AttackSummary]] = {}
     for summary in one.attacked:
-        lines.setdefault((summary.norm, summary.attack), []).append(summary)
+        lines.setdefault((summary.norm, summary.title), []).append(summary)
     for (norm, attack), budgets in lines.items():
         for small, large in pairwise(budgets):
             if large.robust_accuracy.estimate > small.robust_accuracy.estimate:
@@ -274,8 +276,8 @@ def _not_converged(one: Series, here: Sequence[AttackSummary], size: str) -> Ite
         standing = standing_by_step(one.rows(summary))
         tail = max(1, len(standing) // 10)
         enough_steps = len(standing) > 5
-        if enough_steps and (standing[-1 - tail] - standing[-1]) * summary.clips >= 1:
-            unfinished.append(summary.attack)
+        if enough_steps and standing[-1] > 0 and standing[-1 - tail] - standing[-1] > CONVERGED:
+            unfinished.append(summary.title)
     if unfinished:
         yield Caution(
             "Not converged",
@@ -285,12 +287,24 @@ def _not_converged(one: Series, here: Sequence[AttackSummary], size: str) -> Ite
 
 
 def _blind_to_defense(one: Series) -> Iterator[Caution]:
-    if "gradient=none" in one.defense.replace(" ", ""):
+    spec = str(one.run.manifest.model.get("spec", ""))
+    blind = [s for s in (one.defense, spec) if "gradient=none" in s.replace(" ", "")]
+    if blind:
         yield Caution(
             "The attacks did not see the defence",
-            f"{defense_name(one.defense)} was left out of the gradient. Only attacks that know a defence measure it: "
+            f"{blind[0]} was left out of the gradient. Only attacks that know a defence measure it: "
             "use gradient=exact, or gradient=bpda where it cannot be differentiated.",
             serious=True,
+        )
+
+
+def _transferred_only(one: Series) -> Iterator[Caution]:
+    crafted_on = dict.fromkeys(s.surrogate for s in one.attacked)
+    if not {"", str(one.run.manifest.model.get("spec", ""))} & set(crafted_on):
+        yield Caution(
+            "Only transferred clips",
+            f"Every clip was crafted on {listed(list(crafted_on))}, by an adversary who does not know this model. One "
+            "who does will find more: these numbers are no measure of the worst case.",
         )
 
 
@@ -315,10 +329,10 @@ def _of_comparison(series: Sequence[Series]) -> Iterator[Caution]:
             "the clips.",
             serious=True,
         )
-    attacks = [{(s.attack, s.norm, s.eps) for s in one.attacked} for one in series if one.clips]
-    if any(a != attacks[0] for a in attacks):
+    attacks = [{(s.title, s.norm, s.eps) for s in one.attacked} for one in series if one.clips]
+    if any(own != attacks[0] for own in attacks):
         common = set.intersection(*attacks)
-        odd = sorted({attack_name(a) for attack in attacks for a, _, _ in attack - common})
+        odd = sorted({title for own in attacks for title, _, _ in own - common})
         yield Caution(
             "Different attacks",
             f"Not every run has met {listed(odd)} at every budget, so their worst cases are not of the same attacks.",

@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from robustvideo import __version__
 from robustvideo.errors import InputError
-from robustvideo.evaluation.metrics import norm_of
+from robustvideo.evaluation.metrics import norm_of, titled
 from robustvideo.evaluation.records import Record
 from robustvideo.evaluation.run import Run
 from robustvideo.report import figures, tables, wording
@@ -44,6 +44,7 @@ class ShownClip:
         record: its row.
         preview: its pictures; None when the files cannot be read.
         problem: why there is no preview.
+        attack: the attack's title.
         true, before, after: names of the true class and of the two predictions.
     """
 
@@ -51,6 +52,7 @@ class ShownClip:
     record: Record
     preview: Preview | None
     problem: str
+    attack: str
     true: str
     before: str
     after: str
@@ -65,7 +67,8 @@ class Details:
         rows: its results table.
         standing, losses: the convergence figures at the headline's budget.
         confusion: which class is taken for which.
-        budget: the budget of the last three, in words; empty without an attack.
+        reencoding: whether the attacks survive it.
+        budget: the budget of the last four, in words; empty without an attack.
     """
 
     series: Series
@@ -73,6 +76,7 @@ class Details:
     standing: figures.Chart | None
     losses: tuple[figures.Chart, ...]
     confusion: figures.Confusion | None
+    reencoding: tables.Reencoding | None
     budget: str
 
 
@@ -147,7 +151,6 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "attack": wording.attack_name,
         "bounds": wording.bounds,
         "day": wording.day,
         "defense": wording.defense_name,
@@ -193,7 +196,7 @@ def _run_facts(run: Run, series: Sequence[Series], folder: Path) -> Mapping[str,
         "unusable": len({r.sample_id for s in own for r in s.records if r.status != "ok"}),
         "shards": len(list((run.path / "records").glob("*.parquet"))),
         "defenses": [s.defense for s in own],
-        "attacks": list(dict.fromkeys(a.attack for s in own for a in s.attacked)),
+        "attacks": list(dict.fromkeys(a.title for s in own for a in s.attacked)),
         "budgets": list(dict.fromkeys((a.eps, a.norm) for s in own for a in s.attacked)),
         "device": str(manifest.environment.get("device", "")),
         "command": reproduction(run),
@@ -232,13 +235,14 @@ def _input_size(model: Mapping[str, Any]) -> str:
 def _details(one: Series, summary: Headline) -> Details:
     chosen = summary.budget if summary.budget in one.unions else next(iter(one.unions), None)
     if chosen is None:
-        return Details(one, (), None, (), None, "")
+        return Details(one, (), None, (), None, None, "")
     return Details(
         series=one,
         rows=tables.budget_rows(one, chosen),
         standing=figures.standing_chart(one, chosen),
         losses=tuple(figures.loss_charts(one, chosen)),
         confusion=figures.confusion(one, chosen),
+        reencoding=tables.reencoding(one, chosen),
         budget=f"{wording.norm_name(chosen[0])} {wording.budget(chosen[1], chosen[0])}",
     )
 
@@ -258,4 +262,5 @@ def _shown(one: Series, record: Record) -> ShownClip:
         wording.class_name(one.labels, index)
         for index in (record.label, record.clean_prediction, record.adversarial_prediction)
     )
-    return ShownClip(one, record, preview, problem, true, before, after)
+    attack = titled(record.attack, record.surrogate)
+    return ShownClip(one, record, preview, problem, attack, true, before, after)

@@ -72,7 +72,8 @@ class Series:
 
     def rows(self, summary: AttackSummary) -> list[Record]:
         """The records behind a summary of this series."""
-        return [r for r in self.records if (r.attack, r.eps) == (summary.attack, summary.eps)]
+        wanted = summary.attack, summary.surrogate, summary.eps
+        return [r for r in self.records if (r.attack, r.surrogate, r.eps) == wanted]
 
 
 def load_series(paths: Sequence[Path]) -> list[Series]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustvideo.evaluation.metrics import AttackSummary, Interval, UnionSummary
+from robustvideo.evaluation.metrics import AttackSummary, Interval, UnionSummary, success_after_codecs
+from robustvideo.evaluation.records import CLEAN
 from robustvideo.report.series import Budget, Series
 
 
@@ -70,9 +71,9 @@ def _overview(series: Sequence[Series], norm: str, budgets: tuple[float, ...], c
         rows = [OverviewRow(s.name, "series", s.style, cells) for s, cells in zip(series, unions, strict=True)]
         return Overview(norm, budgets, tuple(rows))
     (one,) = series
-    known = {(s.attack, s.eps): s.robust_accuracy for s in one.attacked if s.norm == norm}
+    known = {(s.title, s.eps): s.robust_accuracy for s in one.attacked if s.norm == norm}
     decisive = chosen if chosen and chosen[0] == norm else (norm, budgets[-1])
-    strongest = [s.attack for s in one.at(decisive)]
+    strongest = [s.title for s in one.at(decisive)]
     names = dict.fromkeys([*strongest, *(attack for attack, _ in known)])
     rows = [OverviewRow("", "clean", 0, (one.clean,))]
     rows += [OverviewRow(name, "attack", 0, tuple(known.get((name, eps)) for eps in budgets)) for name in names]
@@ -95,7 +96,7 @@ def comparison(series: Sequence[Series]) -> list[tuple[Budget, list[ComparedRow]
         return []
     groups = []
     for budget in sorted({b for one in series for b in one.unions}):
-        known = [{s.attack: s.robust_accuracy for s in one.at(budget)} for one in series]
+        known = [{s.title: s.robust_accuracy for s in one.at(budget)} for one in series]
         rows = [
             ComparedRow(attack, tuple(own.get(attack) for own in known))
             for attack in dict.fromkeys(a for own in known for a in own)
@@ -103,3 +104,37 @@ def comparison(series: Sequence[Series]) -> list[tuple[Budget, list[ComparedRow]
         unions = tuple(u.robust_accuracy if (u := one.unions.get(budget)) else None for one in series)
         groups.append((budget, [*rows, ComparedRow("", unions, is_union=True)]))
     return groups
+
+
+@dataclass(frozen=True)
+class Reencoding:
+    """Whether attacks survive re-encoding, at one budget.
+
+    Attributes:
+        codecs: the columns, after that of the clips as stored.
+        rows: name (empty for undisturbed clips) and share of the attacked clips on which the attack succeeds
+            (undisturbed: the model errs), as stored and after every codec.
+    """
+
+    codecs: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Interval | None, ...]], ...]
+
+
+def reencoding(one: Series, chosen: Budget) -> Reencoding | None:
+    """The table of a series at a budget; None when nothing was re-encoded."""
+    groups = [s for s in one.summaries if s.attack == CLEAN] + one.at(chosen)
+    after = [success_after_codecs(one.rows(summary)) for summary in groups]
+    codecs = tuple(dict.fromkeys(codec for own in after for codec in own))
+    if not codecs:
+        return None
+    rows = []
+    for summary, own in zip(groups, after, strict=True):
+        stored = summary.fooling_rate
+        if summary.attack == CLEAN:
+            right = summary.clean_accuracy
+            stored = Interval(1 - right.high, 1 - right.estimate, 1 - right.low)
+        elif summary.target_rate is not None:
+            stored = summary.target_rate
+        name = "" if summary.attack == CLEAN else summary.title
+        rows.append((name, (stored, *(own.get(codec) for codec in codecs))))
+    return Reencoding(codecs, tuple(rows))

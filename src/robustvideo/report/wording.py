@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from robustvideo.evaluation.metrics import Interval
-from robustvideo.evaluation.records import CLEAN
 
 THIN = "\u202f"
 """Narrow no-break space, between a number and its unit."""
@@ -101,11 +100,6 @@ def changes(eps: float, norm: str) -> str:
         "linf audio": f"changes of at most {size} per sound sample",
     }
     return phrases.get(norm, f"joint changes ({norm})" if "(" in norm else f"changes of {norm} norm at most {size}")
-
-
-def attack_name(attack: str) -> str:
-    """The attack's spec; undisturbed clips have none."""
-    return "no attack" if attack == CLEAN else attack
 
 
 def defense_name(defense: str) -> str:

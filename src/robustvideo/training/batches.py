@@ -103,7 +103,7 @@ class Clips(Dataset[Stored]):
             self._filled = torch.zeros(len(data), dtype=torch.bool)
         if shared:
             for tensor in (*self._kept, self._filled):
-                tensor.share_memory_()
+                tensor.share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         return len(self.data)
@@ -152,10 +152,6 @@ class Plan:
 
     def __len__(self) -> int:
         return self.clips // self.batch_size
-
-    def batch(self, epoch: int, number: int) -> list[int]:
-        """Indices of one batch, in order."""
-        return self._order(epoch)[number * self.batch_size : (number + 1) * self.batch_size]
 
     def parts_of(self, epoch: int, first: int, own: Sequence[int]) -> list[list[int]]:
         """Indices of this process's ``own`` parts of every batch of an epoch, from batch ``first`` on."""

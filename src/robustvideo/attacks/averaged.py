@@ -1,0 +1,170 @@
+"""Gradients averaged over changed copies of every clip.
+
+One mechanism for what the literature names apart: expectation over transformations, temporal translation, paths to
+other pictures, masked copies, re-encoded copies. They differ in the `Transform` and in the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from robustvideo.attacks.attack import Problem, Variables, margin
+from robustvideo.attacks.gradients import Estimate, plain
+from robustvideo.attacks.objectives import Objective
+from robustvideo.clip import Clip
+from robustvideo.errors import InputError
+from robustvideo.randomness import ClipRandom, seed_for
+
+
+@dataclass(frozen=True, eq=False)
+class Copies:
+    """What is known of the rows that a transform is given.
+
+    Attributes:
+        problem: one row per copy: clip 0's copies of this pass, then clip 1's, and so on.
+        numbers: which copy of its clip each row is, from 0.
+        step: number of the climb's step.
+    """
+
+    problem: Problem
+    numbers: tuple[int, ...]
+    step: int
+
+    def per_row(self, values: tuple[float, ...], like: Tensor) -> Tensor:
+        """Each row's own of one value per copy number, shaped to broadcast over a (rows, ...) tensor."""
+        rows = torch.tensor([values[n] for n in self.numbers], dtype=like.dtype, device=like.device)
+        return rows.view(-1, *([1] * (like.ndim - 1)))
+
+    def random(self, *salt: object) -> ClipRandom:
+        """One stream per row, fresh in every step.
+
+        A function of the search's seed, the clip's id, the step, the copy's number and ``salt`` alone.
+        """
+        names = zip(self.problem.clip.ids, self.numbers, strict=True)
+        return ClipRandom(seed_for(self.problem.seed, name, "copy", self.step, n, *salt) for name, n in names)
+
+
+class Transform(Protocol):
+    """How copies of a clip are changed before the model sees them."""
+
+    def __call__(self, clip: Clip, copies: Copies) -> Clip:
+        """The changed rows, each a function of itself and of what ``copies`` says of it, differentiable."""
+
+
+def renamed(clip: Clip, copies: Copies) -> Clip:
+    """Copies under names of their own, other ones in every step: expectation over a model's own randomness.
+
+    A random model draws from the names of its clips, so that a result does not depend on the batch. Under new names
+    it draws afresh.
+    """
+    names = zip(clip.ids, copies.numbers, strict=True)
+    return replace(clip, ids=tuple(f"{name}/{copies.step}/{n}" for name, n in names))
+
+
+@dataclass(frozen=True, eq=False)
+class Averaged:
+    """``sum_r w_r grad J(T_r(x))``: the weighted gradient of the objective over copies of a clip.
+
+    The gradient is that of the *objective*, taken through the transform, before any normalisation or sign; averaging
+    logits would be another objective (Athalye et al. 2018). Copies lie side by side in the batch. An objective that
+    looks at the clean clip sees it untransformed.
+
+    The logits of the estimate, from which a climb guesses whether a clip has succeeded, are those of the copy
+    ``origin``. Where no copy is the clip itself, they are those of the copy that is furthest from success: a clip
+    then leaves the batch when all of its copies succeed.
+
+    Attributes:
+        transform: what distinguishes the copies.
+        weights: one weight per copy, used as they are.
+        copies_per_pass: at most this many copies of every clip go through the model at once; memory grows with it,
+            results do not change but for rounding.
+        origin: number of the copy that the transform leaves as it is; None when there is none.
+
+    Raises:
+        InputError: no copy, or none per pass.
+    """
+
+    transform: Transform
+    weights: tuple[float, ...]
+    copies_per_pass: int
+    origin: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.weights:
+            raise InputError("An average needs at least one copy.")
+        if self.copies_per_pass < 1:
+            raise InputError(f"At least one copy goes through the model at once, got {self.copies_per_pass}.")
+
+    def __call__(self, problem: Problem, objective: Objective, variables: Variables, step: int) -> Estimate:
+        gradients = [torch.zeros_like(v) for v in variables]
+        value: Tensor | float = 0.0
+        logits, forwards, backwards = [], 0, 0
+        for numbers in self._passes():
+            rows = repeat(problem, len(numbers))
+            copies = Copies(rows, numbers * len(problem.clip), step)
+            points = tuple(v.repeat_interleave(len(numbers), 0) for v in variables)
+            estimate = plain(rows, _OnCopies(objective, self.transform, copies), points, step)
+            weights = tuple(self.weights[n] for n in numbers)
+            for gradient, found in zip(gradients, estimate.gradients, strict=True):
+                gradient += _weighted(found, weights)
+            value = value + _weighted(estimate.objective, weights)
+            logits.append(_by_copy(estimate.logits, len(numbers)))
+            forwards += estimate.forwards * len(numbers)
+            backwards += estimate.backwards * len(numbers)
+        assert isinstance(value, Tensor)
+        chosen = self._chosen(problem, torch.cat(logits, 1))
+        return Estimate(tuple(gradients), value, chosen, forwards, backwards)
+
+    def _passes(self) -> Iterator[tuple[int, ...]]:
+        numbers = tuple(range(len(self.weights)))
+        for start in range(0, len(numbers), self.copies_per_pass):
+            yield numbers[start : start + self.copies_per_pass]
+
+    def _chosen(self, problem: Problem, logits: Tensor) -> Tensor:
+        """(B, K) out of the logits (B, copies, K) of all copies."""
+        if self.origin is not None:
+            return logits[:, self.origin]
+        count = logits.shape[1]
+        labels = problem.labels.repeat_interleave(count)
+        margins = margin(logits.flatten(0, 1), labels, problem.targeted)
+        everyone = torch.arange(len(logits), device=logits.device)
+        return logits[everyone, _by_copy(margins, count).argmin(1)]
+
+
+def repeat(problem: Problem, copies: int) -> Problem:
+    """A problem with every clip, and all that is known of it, ``copies`` times in a row."""
+    if copies == 1:
+        return problem
+    rows = torch.arange(len(problem.clip), device=problem.clip.device)
+    return problem.select(rows.repeat_interleave(copies))
+
+
+@dataclass(frozen=True, eq=False)
+class _OnCopies:
+    """An objective of transformed copies."""
+
+    objective: Objective
+    transform: Transform
+    copies: Copies
+
+    def reference(self, problem: Problem) -> Mapping[str, Tensor]:
+        return self.objective.reference(problem)
+
+    def __call__(self, problem: Problem, adversarial: Clip) -> tuple[Tensor, Tensor]:
+        return self.objective(problem, self.transform(adversarial, self.copies))
+
+
+def _by_copy(rows: Tensor, copies: int) -> Tensor:
+    """(B * copies, ...) as (B, copies, ...)."""
+    return rows.reshape(-1, copies, *rows.shape[1:])
+
+
+def _weighted(rows: Tensor, weights: tuple[float, ...]) -> Tensor:
+    """(B, ...) weighted sums over each clip's (B * copies, ...) rows."""
+    scale = torch.tensor(weights, dtype=rows.dtype, device=rows.device)
+    return (_by_copy(rows, len(weights)) * scale.view(1, -1, *([1] * (rows.ndim - 1)))).sum(1)

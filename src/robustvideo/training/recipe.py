@@ -1,0 +1,180 @@
+"""`Recipe`: what to train on what, in YAML.
+
+.. code-block:: yaml
+
+    title: embedded/r3d_at
+    model: embedded:r3d
+    data:
+      train: embedded:kinetic?split=train
+      val: embedded:kinetic?split=val
+    training: at(attack=pgd(eps=4/255, steps=5, early_stop=false))
+    epochs: 10
+    batch_size: 32
+    lr: 0.002
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from robustvideo.errors import InputError, unknown
+from robustvideo.training.schedule import Schedule
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Splits(_Strict):
+    """Data specs.
+
+    Attributes:
+        train: what is learned from.
+        val: what the best epoch is chosen by.
+        test: what the final weights are measured on, once; None measures them on ``val`` alone.
+    """
+
+    train: str
+    val: str
+    test: str | None = None
+
+
+class Validation(_Strict):
+    """What happens at the end of every epoch.
+
+    Attributes:
+        attack: an attack's spec. With it, the best epoch is the one of highest robust accuracy, and the final
+            weights are attacked with it too; without it, the one of highest accuracy.
+        clips: how many clips of ``val`` are used, from the first; None takes all.
+    """
+
+    attack: str | None = None
+    clips: int | None = Field(default=None, ge=1)
+
+
+class Export(_Strict):
+    """The final weights.
+
+    Attributes:
+        path: the file, in safetensors format; relative to the run's directory.
+        precision: type of the stored floats. Accuracies are measured after rounding to it.
+    """
+
+    path: str = "model.safetensors"
+    precision: Literal["fp32", "fp16"] = "fp32"
+
+
+class Recipe(_Strict):
+    """A training run.
+
+    Attributes:
+        title: its name, kept with the weights.
+        model: model spec, e.g. ``torchvision:r3d_18?weights=KINETICS400_V1`` to go on from pretrained weights or
+            ``embedded:r3d?weights=none`` to start anew.
+        data: data specs.
+        training: training method's spec.
+        epochs: passes over the training clips.
+        batch_size: clips per update, over all processes and accumulated parts.
+        accumulation: parts that a process splits its share of a batch into, to fit its memory.
+        optimizer: "sgd" (Nesterov momentum 0.9) or "adamw" (PyTorch's defaults).
+        lr: peak learning rate.
+        schedule: its course over the training; see `schedule.rate`.
+        weight_decay: as the optimizer defines it.
+        seed: seeds weights, batch order and every random draw.
+        precision: type of the forward and backward passes of updates; weights stay fp32.
+        validation: how epochs are compared.
+        export: the final weights.
+    """
+
+    title: str
+    model: str
+    data: Splits
+    training: str = "standard"
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    accumulation: int = Field(default=1, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(gt=0)
+    schedule: Schedule = "cosine"
+    weight_decay: float = Field(default=0.0, ge=0)
+    seed: int = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    validation: Validation = Validation()
+    export: Export = Export()
+
+    def digest(self) -> str:
+        """16 hexadecimal digits that change with anything in the recipe, defaults included."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe from a YAML file, or a packaged one by its name, such as ``embedded/r3d``.
+
+    Raises:
+        InputError: no such recipe, not YAML, a misspelt key, or a value out of range.
+    """
+    file: Path | Traversable = path
+    if not path.is_file():
+        packaged = _packaged()
+        if path.suffix in (".yaml", ".yml"):
+            raise InputError(f"There is no recipe {path}.")
+        if path.as_posix() not in packaged:
+            raise unknown("recipe", path.as_posix(), packaged)
+        file = packaged[path.as_posix()]
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}, line {mark.line + 1}," if mark else str(path)
+        raise InputError(f"{place} is not readable as YAML: {str(error).splitlines()[0]}.") from error
+    return make_recipe(content, str(path))
+
+
+def make_recipe(content: Any, name: str) -> Recipe:
+    """Validate a recipe.
+
+    Args:
+        content: the parsed YAML.
+        name: what to call it in messages.
+
+    Raises:
+        InputError: a misspelt key or a value out of range, naming the place.
+    """
+    if not isinstance(content, dict):
+        raise InputError(f"{name} must be a mapping with model, data, epochs, batch_size and lr.")
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        problems = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a misspelt key explains more
+        place, message = problems[0]["loc"], problems[0]["msg"]
+        if problems[0]["type"] == "extra_forbidden":
+            raise unknown(f"key in {name}:", str(place[-1]), _keys(place[:-1])) from error
+        raise InputError(f"{name}: {'.'.join(str(part) for part in place)}: {message.lower()}.") from error
+
+
+def _keys(place: tuple[int | str, ...]) -> list[str]:
+    """The keys that a recipe has at a place."""
+    model: Any = Recipe
+    for part in place:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)
+
+
+def _packaged() -> dict[str, Traversable]:
+    """Name -> file of the training recipes that come with the package."""
+    found = {}
+    for folder in (files("robustvideo") / "recipes").iterdir():
+        if folder.is_dir():
+            for file in folder.iterdir():
+                if file.name.endswith(".yaml"):
+                    found[f"{folder.name}/{file.name.removesuffix('.yaml')}"] = file
+    return found

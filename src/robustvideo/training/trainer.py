@@ -1,0 +1,302 @@
+"""The trainer: runs any `Method` by a `Recipe`, on whatever Accelerate finds, and never loses its place.
+
+A killed run that is started again ends with the weights of an undisturbed one (in fp32 on a CPU: bit for bit).
+Batch order, learning rate and every random number of a batch are functions of the recipe's seed and the batch's
+position, so a checkpoint holds no random state: weights, optimizer and position are all there is.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+
+from robustvideo.attacks import Attack, load_attack
+from robustvideo.clip import Clip
+from robustvideo.data import load_data
+from robustvideo.data.dataset import VideoDataset
+from robustvideo.errors import InputError, RobustVideoError
+from robustvideo.model import Model
+from robustvideo.progress import Advance, track
+from robustvideo.randomness import seed_for
+from robustvideo.training.batches import Clips, Plan, read
+from robustvideo.training.checkpoint import Folder, Position
+from robustvideo.training.export import export, rounded
+from robustvideo.training.method import Loss, Step, load_training
+from robustvideo.training.network import build_network
+from robustvideo.training.recipe import Recipe
+from robustvideo.training.schedule import rate
+from robustvideo.training.validation import Accuracy, count_correct
+
+_ACCELERATE = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished training run.
+
+    Attributes:
+        weights: the exported file.
+        accuracies: data split, and attack where there is one -> accuracy of the exported weights, in fp32.
+    """
+
+    weights: Path
+    accuracies: Mapping[str, Accuracy]
+
+
+def train(
+    recipe: Recipe, out: Path, *, workers: int = 0, checkpoint_seconds: float = 300.0, quiet: bool = False
+) -> Outcome:
+    """Train a network, or go on where an interrupted run of the same recipe stopped.
+
+    Args:
+        recipe: what to do.
+        out: the run's directory: new, empty, or one of the very same recipe.
+        workers: processes that decode clips; 0 decodes in this one. Does not change the result.
+        checkpoint_seconds: time between checkpoints within an epoch; each epoch ends with one anyway.
+        quiet: show no progress.
+
+    Raises:
+        InputError: a model, data or method that cannot be had, or that do not fit together.
+        RunConflict: ``out`` holds another run or other files.
+        RobustVideoError: the loss or the weights are no longer finite, or the disk is full; the last good
+            checkpoint is intact.
+    """
+    folder = Folder(Path(out))
+    folder.claim(recipe)
+    accuracies = folder.load_summary()
+    if accuracies is None:
+        trainer = Trainer(recipe, folder, workers=workers, checkpoint_seconds=checkpoint_seconds, quiet=quiet)
+        accuracies = trainer.run()
+    return Outcome(folder.path / recipe.export.path, accuracies)
+
+
+class Trainer:
+    """One training run; see `train`."""
+
+    def __init__(self, recipe: Recipe, folder: Folder, *, workers: int, checkpoint_seconds: float, quiet: bool):
+        AcceleratorState._reset_state()  # another run of this process may have had another precision
+        self.accelerator = Accelerator(
+            mixed_precision=_ACCELERATE[recipe.precision],
+            gradient_accumulation_steps=recipe.accumulation,
+            log_with="tensorboard",
+            project_dir=folder.path,
+        )
+        self.recipe = recipe
+        self.folder = folder
+        self.workers = workers
+        self.checkpoint_seconds = checkpoint_seconds
+        self.quiet = quiet or not self.accelerator.is_main_process
+        self.method = load_training(recipe.training)
+        self.attack: Attack | None = None
+        if recipe.validation.attack is not None:
+            self.attack = load_attack(recipe.validation.attack)
+        set_seed(seed_for(recipe.seed, "weights") % 2**32)
+        self.network = build_network(recipe.model).to(self.accelerator.device)
+        self.train_clips = self._clips(load_data(recipe.data.train, labels=self.network.labels))
+        if self.network.labels is None:
+            self.network.labels = self.train_clips.data.labels
+        self.val_clips = self._clips(self._validated(load_data(recipe.data.val, labels=self.network.labels)))
+        world = self.accelerator.num_processes
+        self.plan = Plan(len(self.train_clips), recipe.batch_size, world * recipe.accumulation, recipe.seed)
+        # only the wrapper's forward gets autocast and DDP; attacks and verdicts use the network itself, in fp32
+        self.forward = self.accelerator.prepare_model(_Wrapper(self.network))
+        self.optimizer = self.accelerator.prepare_optimizer(_optimizer(recipe, self.network))
+        self.position = Position()
+
+    def run(self) -> dict[str, Accuracy]:
+        """Train to the end, export the best epoch's weights and measure them."""
+        self._restore()
+        position, plan = self.position, self.plan
+        done = position.epoch * len(plan) + position.batch
+        self.accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": done}})
+        with track(self.recipe.title, self.recipe.epochs * len(plan), done=done, quiet=self.quiet) as advance:
+            while position.epoch < self.recipe.epochs:
+                self._epoch(advance)
+                self._end_epoch()
+        self.accelerator.wait_for_everyone()
+        accuracies = self._finish()
+        self.accelerator.end_training()
+        return accuracies
+
+    def _epoch(self, advance: Advance) -> None:
+        recipe, position = self.recipe, self.position
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        own = [part * world + rank for part in range(recipe.accumulation)]
+        parts = self._batches(self.train_clips, self.plan.parts_of(position.epoch, position.batch, own))
+        saved = time.monotonic()
+        self.forward.train()
+        while position.batch < len(self.plan):
+            self._batch([next(parts) for _ in own])
+            position.batch += 1
+            advance(
+                1, f"epoch {position.epoch + 1}/{recipe.epochs}, loss {position.sums['loss'] / position.losses:.3f}"
+            )
+            if time.monotonic() - saved >= self.checkpoint_seconds and position.batch < len(self.plan):
+                self._save()
+                saved = time.monotonic()
+
+    def _batch(self, parts: list[tuple[Clip, Tensor]]) -> None:
+        """Every update that the method makes of one batch."""
+        recipe, position = self.recipe, self.position
+        batch = position.epoch * len(self.plan) + position.batch
+        progress = batch / (recipe.epochs * len(self.plan))
+        seed = seed_for(recipe.seed, position.epoch, position.batch)
+        set_seed((seed + self.accelerator.process_index) % 2**32)
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.lr * rate(recipe.schedule, progress)
+        steps = [Step(self.forward, self.network, clip, labels, progress, seed) for clip, labels in parts]
+        generators = [self.method.losses(step) for step in steps]
+        learning = True
+        while learning:
+            for generator in generators:
+                learning = self._learn(next(generator, None))
+
+    def _learn(self, loss: Loss | None) -> bool:
+        """Take one part's loss; the last part of a batch updates the weights. False when there is no loss left."""
+        if loss is None:
+            return False
+        metrics = {"loss": loss.value, **loss.metrics}
+        values = torch.stack([value.detach().float() for value in metrics.values()])
+        numbers = dict(zip(metrics, self.accelerator.reduce(values, "mean").tolist(), strict=True))
+        if not math.isfinite(numbers["loss"]):
+            raise self._diverged("the loss is not finite")
+        with self.accelerator.accumulate(self.forward):
+            self.accelerator.backward(loss.value)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        position = self.position
+        for name, number in numbers.items():
+            position.sums[name] = position.sums.get(name, 0.0) + number
+        position.losses += 1
+        self.accelerator.log({f"batch/{k}": v for k, v in numbers.items()}, step=self._batches_done)
+        return True
+
+    def _end_epoch(self) -> None:
+        """Validate, keep the weights if they are the best so far, log and save."""
+        position = self.position
+        line: dict[str, float] = {"epoch": position.epoch + 1}
+        line |= {name: total / position.losses for name, total in position.sums.items()}
+        clean, robust, clips = self._count(self.network, self.val_clips)
+        line["val_accuracy"] = clean / clips
+        if self.attack is not None:
+            line["val_robust_accuracy"] = robust / clips
+        position.history.append(line)
+        score = (clean if self.attack is None else robust) / clips
+        if score > position.best:
+            position.best = score
+            self._check_weights()
+            if self.accelerator.is_main_process:
+                self.folder.save_best(self.network.state_dict())
+        self.accelerator.log({f"epoch/{k}": v for k, v in line.items()}, step=self._batches_done)
+        position.epoch, position.batch, position.sums, position.losses = position.epoch + 1, 0, {}, 0
+        self._save()
+
+    def _finish(self) -> dict[str, Accuracy]:
+        """Round the best weights as they will be stored, measure them, and write them with what was measured."""
+        recipe = self.recipe
+        network = build_network(recipe.model).to(self.accelerator.device)
+        weights = rounded(self.folder.load_best(), recipe.export.precision)
+        network.load_state_dict(weights)
+        splits = {"val": self.val_clips}
+        if recipe.data.test is not None:
+            splits["test"] = self._clips(load_data(recipe.data.test, labels=self.network.labels))
+        accuracies = {}
+        for name, clips in splits.items():
+            clean, robust, total = self._count(network, clips)
+            accuracies[name] = Accuracy(clean, total)
+            if self.attack is not None:
+                accuracies[f"{name} under {self.attack.spec}"] = Accuracy(robust, total)
+        if self.accelerator.is_main_process:
+            assert self.network.labels is not None
+            export(self.folder.path / recipe.export.path, weights, recipe, self.network.labels, accuracies)
+            self.folder.save_summary(accuracies)
+        return accuracies
+
+    def _count(self, network: Model, clips: Clips) -> tuple[int, int, int]:
+        """Clean and robust successes, and clips, over all processes."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        size = max(1, self.recipe.batch_size // (world * self.recipe.accumulation))
+        mine = range(rank, len(clips), world)
+        batches = [list(mine[start : start + size]) for start in range(0, len(mine), size)]
+        counts = count_correct(network, self._batches(clips, batches), self.attack)
+        clean, robust, total = self.accelerator.reduce(counts.to(self.accelerator.device), "sum").tolist()
+        return clean, robust, total
+
+    def _batches(self, clips: Clips, indices: list[list[int]]) -> Iterator[tuple[Clip, Tensor]]:
+        device = self.accelerator.device
+        return (stored.restore(device) for stored in read(clips, indices, device, self.workers))
+
+    def _clips(self, data: VideoDataset) -> Clips:
+        if len(data) == 0:
+            raise InputError(f"The data set {data.spec} has no clips.")
+        return Clips(data, shared=self.workers > 0)
+
+    def _validated(self, data: VideoDataset) -> VideoDataset:
+        wanted = self.recipe.validation.clips
+        return data if wanted is None or wanted >= len(data) else data.subset(range(wanted))
+
+    @property
+    def _batches_done(self) -> int:
+        return self.position.epoch * len(self.plan) + self.position.batch
+
+    def _save(self) -> None:
+        self._check_weights()
+        if self.accelerator.is_main_process:
+            states: dict[str, Any] = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+            if self.accelerator.scaler is not None:
+                states["scaler"] = self.accelerator.scaler.state_dict()
+            self.folder.save_metrics(self.position.history)
+            self.folder.save(self.position, states)
+
+    def _restore(self) -> None:
+        found = self.folder.load()
+        if found is None:
+            return
+        self.position, states = found
+        self.network.load_state_dict(states["network"])
+        self.optimizer.load_state_dict(states["optimizer"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(states["scaler"])
+
+    def _check_weights(self) -> None:
+        for name, tensor in self.network.state_dict().items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise self._diverged(f"the weights {name} are not finite")
+
+    def _diverged(self, what: str) -> RobustVideoError:
+        kept = (
+            f"the last good checkpoint is {self.folder.last}" if self.folder.last.exists() else "nothing is saved yet"
+        )
+        return RobustVideoError(
+            f"Training stopped in epoch {self.position.epoch + 1}, batch {self.position.batch + 1}: {what}; {kept}; "
+            "lower lr, or use precision: fp32."
+        )
+
+
+class _Wrapper(nn.Module):
+    """What Accelerate gets to wrap, so that the network itself stays as it is."""
+
+    def __init__(self, network: Model):
+        super().__init__()
+        self.network = network
+
+    def forward(self, clip: Clip) -> Tensor:
+        logits: Tensor = self.network(clip)
+        return logits.float()
+
+
+def _optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(parameters, lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay)

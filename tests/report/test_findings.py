@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from synthetic_run import FOES, Foe, make_run
+
+from robustvideo.evaluation.records import Record
+from robustvideo.report.findings import Caution, cautions, headline
+from robustvideo.report.series import Series, headline_budget, load_series
+
+
+def changed(series: Series, change: Callable[[Record], Record]) -> Series:
+    return Series(series.name, series.run, series.defense, series.labels, tuple(change(r) for r in series.records))
+
+
+def titles(series: Sequence[Series]) -> str:
+    return "\n".join(c.title for c in cautions(series))
+
+
+def found(series: Sequence[Series], words: str) -> Caution:
+    (caution,) = [c for c in cautions(series) if words in c.title]
+    return caution
+
+
+def test_a_sound_evaluation_has_no_serious_caution(new_run: Callable[..., Path]) -> None:
+    series = load_series([new_run(clips=150, saved=0)])
+    assert [c.title for c in cautions(series)] == []
+
+
+def test_headline_is_the_worst_case_at_the_usual_budget(run_dir: Path) -> None:
+    (series,) = load_series([run_dir])
+    told = headline([series])
+    assert told.budget == ("linf", 8 / 255)
+    assert told.changes == "changes of at most 8/255 per pixel"
+    (standing,) = told.standings
+    rows = [r for r in series.records if r.attack != "clean" and abs(r.eps - 8 / 255) < 1e-9]
+    stood = {r.sample_id for r in rows} - {r.sample_id for r in rows if r.adversarial_prediction != r.label}
+    assert standing.robust is not None
+    assert standing.robust.estimate == len(stood) / 40
+    assert standing.clean.estimate == 38 / 40
+
+
+def test_headline_budget_without_the_usual_one(new_run: Callable[..., Path]) -> None:
+    assert headline_budget(load_series([new_run("below", levels=(2, 4, 16), saved=0)])) == ("linf", 4 / 255)
+    assert headline_budget(load_series([new_run("above", levels=(12, 16), saved=0)])) == ("linf", 12 / 255)
+    assert headline_budget(load_series([new_run("none", foes=(), saved=0)])) is None
+
+
+def test_few_clips_and_a_single_budget_and_attack_are_said(new_run: Callable[..., Path]) -> None:
+    series = load_series([new_run(clips=10, levels=(8,), foes=FOES[2:3], saved=0)])
+    assert "Few clips" in titles(series)
+    assert "A single budget" in titles(series)
+    assert "A single attack" in titles(series)
+    assert not any(c.serious for c in cautions(series))
+
+
+def test_unusable_clips_are_named_with_their_messages(new_run: Callable[..., Path]) -> None:
+    caution = found(load_series([new_run(unusable=30, saved=0)]), "Unusable")
+    assert "30 clips" in caution.text
+    assert caution.details[0] == "set1/040.avi: the file ends in the middle of a frame"
+    assert caution.details[-1] == "… and 10 more"
+
+
+def test_an_attack_that_noise_matches_is_serious(new_run: Callable[..., Path]) -> None:
+    foes = (Foe("noise", 2.0, 0), Foe("pgd(steps=20)", 2.0, 20))
+    caution = found(load_series([new_run(foes=foes, saved=0)]), "random noise")
+    assert caution.serious
+    assert caution.title.startswith("pgd(steps=20) is no stronger")
+
+
+def test_a_stronger_black_box_attack_points_at_masked_gradients(new_run: Callable[..., Path]) -> None:
+    foes = (Foe("pgd(steps=20)", 3.0, 20), Foe("square(steps=100)", 1.0, 100))
+    assert found(load_series([new_run(foes=foes, saved=0)]), "masked").serious
+
+
+def test_accuracy_that_rises_with_the_budget_is_serious(run_dir: Path) -> None:
+    (series,) = load_series([run_dir])
+
+    def heal(record: Record) -> Record:
+        weak = record.attack == "fgsm" and record.eps > 15 / 255 and record.clean_prediction == record.label
+        return replace(record, adversarial_prediction=record.label, success=False) if weak else record
+
+    assert found([changed(series, heal)], "fgsm gets weaker").serious
+
+
+def test_attacks_still_succeeding_at_their_last_steps_are_named(new_run: Callable[..., Path]) -> None:
+    (series,) = load_series([new_run(saved=0, toughness=2.0)])
+    assert "Not converged" not in titles([series])
+
+    def late(record: Record) -> Record:
+        return replace(record, first_success_step=20) if record.attack == "pgd(steps=20)" and record.success else record
+
+    assert "pgd(steps=20)" in found([changed(series, late)], "Not converged").text
+
+
+def test_a_defence_left_out_of_the_gradient_is_serious(run_dir: Path) -> None:
+    (series,) = load_series([run_dir])
+    hidden = Series("", series.run, "jpeg(quality=75, gradient=none)", series.labels, series.records)
+    assert found([hidden], "did not see the defence").serious
+
+
+def test_a_model_that_recognises_little_is_serious(run_dir: Path) -> None:
+    (series,) = load_series([run_dir])
+    lost = changed(series, lambda r: replace(r, clean_prediction=(r.label + 1) % 6, success=True))
+    assert found([lost], "Low accuracy").serious
+
+
+def test_clips_that_an_unfinished_run_has_not_attacked_are_counted(run_dir: Path) -> None:
+    (series,) = load_series([run_dir])
+    rows = tuple(r for r in series.records if not (r.attack == "fgsm" and r.sample_id > "set1/030.avi"))
+    part = Series("", series.run, "none", series.labels, rows)
+    assert "9 clips" in found([part], "worst case is of fewer").text
+
+
+def test_runs_on_different_clips_or_attacks_are_not_compared_silently(new_run: Callable[..., Path]) -> None:
+    first = new_run("first", saved=0)
+    assert "Different" not in titles(load_series([first, new_run("second", saved=0, toughness=2.0)]))
+    assert found(load_series([first, new_run("third", clips=30, saved=0)]), "Different clips").serious
+    other = found(load_series([first, new_run("fourth", foes=FOES[:4], saved=0)]), "Different attacks")
+    assert "square" in other.text
+
+
+def test_the_same_caution_about_two_runs_is_said_once(new_run: Callable[..., Path]) -> None:
+    runs = [new_run("first", clips=10, saved=0), new_run("second", clips=10, saved=0, model="embedded:r3d_at")]
+    caution = found(load_series(runs), "Few clips")
+    assert "embedded:r3d and embedded:r3d_at" in caution.title
+
+
+def test_two_runs_on_the_same_clips_get_a_paired_difference(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, saved=0, toughness=t) for name, t in (("a", 1.0), ("b", 3.0))]
+    told = headline(load_series(runs))
+    first, second = (s.robust for s in told.standings)
+    assert told.difference is not None
+    assert first is not None
+    assert second is not None
+    assert told.shared == 40
+    assert abs(told.difference.estimate - (second.estimate - first.estimate)) < 1e-12
+    assert told.difference.high - told.difference.low < (first.high - first.low) + (second.high - second.low)
+
+
+def test_series_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", saved=0, clips=3)
+    make_run(tmp_path / "b", saved=0, clips=3, model="embedded:r3d_at")
+    make_run(tmp_path / "c", saved=0, clips=3)
+    assert [s.name for s in load_series([tmp_path / "a"])] == [""]
+    assert [s.name for s in load_series([tmp_path / "a", tmp_path / "b"])] == ["embedded:r3d", "embedded:r3d_at"]
+    assert [s.name for s in load_series([tmp_path / "a", tmp_path / "c"])] == ["a", "c"]

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from robustvideo.evaluation.metrics import wilson
+from robustvideo.report.wording import THIN, bounds, budget, changes, day, duration, listed, magnitude, number, percent
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0, "0_%"), (1, "100_%"), (0.125, "12_%"), (0.004, "0.4_%"), (0.9996, "99.9_%"), (0.0001, "<_0.1_%")],
+)
+def test_percent_never_rounds_to_all_or_nothing(share: float, text: str) -> None:
+    assert percent(share) == text.replace("_", THIN)
+
+
+def test_what_is_unknown_is_a_dash() -> None:
+    assert percent(math.nan) == number(math.nan) == "–"  # noqa: RUF001
+    assert number(math.inf) == "∞"
+
+
+def test_intervals_are_in_percent() -> None:
+    assert bounds(wilson(0, 20)) == "[0, 16]"
+
+
+@pytest.mark.parametrize(
+    ("eps", "norm", "text"),
+    [(8 / 255, "linf", "8/255"), (0.01, "linf", "2.55/255"), (1.5, "l2", "1.5"), (0.012, "linf audio", "0.012")],
+)
+def test_budgets_have_their_own_unit(eps: float, norm: str, text: str) -> None:
+    assert budget(eps, norm) == text
+    assert text in changes(eps, norm)
+
+
+def test_numbers_are_readable() -> None:
+    assert number(-12345.678) == f"−12{THIN}345.7"  # noqa: RUF001
+    assert magnitude(11_200_000) == f"11.2{THIN}M"
+    assert [duration(s) for s in (0.414, 42, 600, 9000)] == [
+        f"0.41{THIN}s",
+        f"42{THIN}s",
+        f"10{THIN}min",
+        f"2.5{THIN}h",
+    ]
+    assert day("2026-11-20T05:48:24+00:00") == "20 November 2026, 05:48 UTC"
+    assert day("yesterday") == "yesterday"
+    assert listed(["a", "b", "c"]) == "a, b and c"
+    assert listed(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
+    assert listed(["a"]) == "a"

@@ -1,0 +1,185 @@
+"""The trainer: exact resumption after a kill, accumulation, and what it does when things go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from robustvideo.errors import RobustVideoError, RunConflict
+from robustvideo.training import Recipe, train
+from robustvideo.training.method import Loss, Method, Step, trainings
+from robustvideo.training.recipe import make_recipe
+
+TINY = Path(__file__).with_name("tiny.py")
+
+
+def recipe(**changes: Any) -> Recipe:
+    content = {
+        "title": "tiny",
+        "model": f"file:{TINY}:build",
+        "data": {"train": "embedded:kinetic?clips=48", "val": "embedded:kinetic?split=val&clips=16"},
+        "epochs": 2,
+        "batch_size": 8,
+        "lr": 0.05,
+        **changes,
+    }
+    return make_recipe(content, "tiny")
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_file(path / "model.safetensors")
+
+
+def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path, optimizer: str) -> None:
+    """A real process, killed at a random moment, with a checkpoint after every batch."""
+    wanted = recipe(
+        epochs=40,
+        optimizer=optimizer,
+        lr=0.01,
+        schedule="onecycle",
+        training="at(attack=pgd(eps=2/255, steps=1, early_stop=false))",
+    )
+    train(wanted, tmp_path / "whole", quiet=True)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(wanted.model_dump(mode="json")))
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "robustvideo", "train", str(file), "--out", str(out), "--checkpoint-every", "0"]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+    started = time.monotonic()
+    while not (out / "checkpoints" / "last.pt").exists():
+        assert process.poll() is None, process.stderr and process.stderr.read().decode()
+        assert time.monotonic() - started < 200
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 2))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "summary.json").exists(), "it was too fast to be killed"
+    train(wanted, out, quiet=True)
+    for name in ("model.safetensors", "checkpoints/best.safetensors", "metrics.jsonl", "summary.json"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    first = train(recipe(epochs=1), tmp_path / "run", quiet=True)
+    stamp = first.weights.stat().st_mtime_ns
+    assert train(recipe(epochs=1), tmp_path / "run", quiet=True) == first
+    assert first.weights.stat().st_mtime_ns == stamp
+
+
+def test_accumulated_parts_make_the_same_update(tmp_path: Path) -> None:
+    plain = f"file:{TINY}:build?dropout=0&norm=false"
+    for parts in (1, 4):
+        train(recipe(model=plain, accumulation=parts), tmp_path / str(parts), quiet=True)
+    assert largest_difference(weights(tmp_path / "1"), weights(tmp_path / "4")) < 1e-5
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_same_updates_as_one(tmp_path: Path) -> None:
+    wanted = recipe(model=f"file:{TINY}:build?dropout=0&norm=false")
+    train(wanted, tmp_path / "one", quiet=True)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(wanted.model_dump(mode="json")))
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["-m", "robustvideo", "train", str(file), "--out", str(tmp_path / "two")]
+    subprocess.run(launch, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=250)
+    assert largest_difference(weights(tmp_path / "one"), weights(tmp_path / "two")) < 1e-5
+    assert (tmp_path / "two" / "summary.json").read_text() == (tmp_path / "one" / "summary.json").read_text()
+
+
+def test_a_loss_that_is_not_finite_stops_with_one_sentence_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    wild = recipe(model=f"file:{TINY}:exploding", lr=3.0, epochs=30, schedule="constant")
+    with pytest.raises(RobustVideoError, match=r"Training stopped in epoch \d+, batch \d+: .*not finite") as caught:
+        train(wild, tmp_path, quiet=True, checkpoint_seconds=0)
+    assert "\n" not in str(caught.value)
+    last = tmp_path / "checkpoints" / "last.pt"
+    assert ("nothing was saved yet" in str(caught.value)) != last.exists()
+    if last.exists():
+        states = torch.load(last, weights_only=True)["network"]
+        assert all(tensor.isfinite().all() for tensor in states.values())
+
+
+def test_a_directory_of_another_recipe_is_left_alone(tmp_path: Path) -> None:
+    train(recipe(epochs=1), tmp_path / "run", quiet=True)
+    with pytest.raises(RunConflict, match=r"lr was 0\.05, now 0\.1"):
+        train(recipe(epochs=1, lr=0.1), tmp_path / "run", quiet=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    with pytest.raises(RunConflict, match="not empty"):
+        train(recipe(), tmp_path / "other", quiet=True)
+
+
+def test_half_precision_weights_are_measured_as_they_are_stored(tmp_path: Path) -> None:
+    half = train(recipe(epochs=1, export={"precision": "fp16", "path": "half.safetensors"}), tmp_path, quiet=True)
+    stored = load_file(half.weights)
+    assert {t.dtype for t in stored.values()} == {torch.float16, torch.int64}
+    best = load_file(tmp_path / "checkpoints" / "best.safetensors")
+    assert all(torch.equal(best[name].to(stored[name].dtype), stored[name]) for name in stored)
+
+
+def test_the_best_epoch_is_exported_and_every_epoch_logged(tmp_path: Path) -> None:
+    outcome = train(
+        recipe(
+            epochs=3,
+            data={
+                "train": "embedded:kinetic?clips=32",
+                "val": "embedded:kinetic?split=val&clips=24",
+                "test": "embedded:kinetic?split=test&clips=8",
+            },
+            validation={"attack": "pgd(eps=1/255, steps=2)", "clips": 16},
+        ),
+        tmp_path,
+        quiet=True,
+    )
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    attacked = next(name for name in outcome.accuracies if name.startswith("val under pgd"))
+    assert outcome.accuracies[attacked].share == max(line["val_robust_accuracy"] for line in lines)
+    assert outcome.accuracies["val"].clips == 16
+    assert outcome.accuracies["test"].clips == 8
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+@dataclass(frozen=True)
+class Thrice(Method):
+    """Three updates per batch; the second loss must see what the first update did."""
+
+    def losses(self, step: Step) -> Iterator[Loss]:
+        before = None
+        for _ in range(3):
+            now = next(step.network.parameters()).detach().clone()
+            assert before is None or not torch.equal(before, now)
+            before = now
+            yield Loss(F.cross_entropy(step.forward(step.clip), step.labels))
+
+
+def test_a_method_may_update_several_times_per_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainings.register("thrice")(Thrice)
+    monkeypatch.setitem(trainings._added, "thrice", replace(trainings._added["thrice"]))
+    train(recipe(training="thrice", epochs=1, accumulation=2), tmp_path, quiet=True)
+    assert weights(tmp_path)
+
+
+def test_training_in_bf16_and_then_in_fp32_in_one_process(tmp_path: Path) -> None:
+    for precision in ("bf16", "fp32"):
+        outcome = train(recipe(precision=precision, epochs=1), tmp_path / precision, quiet=True)
+        assert all(t.dtype in (torch.float32, torch.int64) for t in load_file(outcome.weights).values())
