@@ -64,7 +64,7 @@ def test_the_loss_is_zero_then_quadratic_then_linear(scores: str) -> None:
 
     def loss(gap: float) -> tuple[float, float, float]:
         """Loss, distance l to the wanted margin, and mu, for a margin of ``gap`` between logits."""
-        logits = torch.tensor([[0.0, gap, -3.0]], dtype=torch.float64)
+        logits = torch.tensor([[0.0, gap, -30.0]], dtype=torch.float64)
         value, _ = FlickerMargin(scores)(problem_for(Fixed(logits), clip, labels, COLOURS), clip)  # type: ignore[arg-type]
         p = logits.softmax(1)[0]
         mu = math.log(1 + 0.05 / (float(p[0]) + 1e-5)) if scores == "logits" else 0.05
@@ -111,7 +111,7 @@ def test_gradient_against_finite_differences(scores: str, cyclic: bool) -> None:
 @pytest.mark.parametrize("adam", [False, True])
 def test_the_authors_units_give_the_same_trajectory(adam: bool) -> None:
     """Pixels in [-1, 1] with lam 1 and rate r are pixels in [0, 1] with lam 4 and rate r / 4, or r / 2 under Adam."""
-    clip, labels = clips(1), torch.zeros(1, dtype=torch.long)
+    clip, labels = clips(1), torch.ones(1, dtype=torch.long)
     model = Smooth()
     attack = Flickering(scores="probabilities", cyclic=False)
     rate = 0.001 if adam else 0.01
@@ -119,7 +119,7 @@ def test_the_authors_units_give_the_same_trajectory(adam: bool) -> None:
     optimizer = (torch.optim.Adam if adam else torch.optim.SGD)([theirs], lr=rate)
     for _ in range(12):
         scores = model(Clip((2 * clip.video - 1 + theirs + 1) / 2)).softmax(1)[0]
-        short = scores[0] - scores[1] + 0.05
+        short = scores[1] - scores[0] + 0.05
         loss = torch.minimum(short**2 / 0.05, short).clamp_min(0)
         loss = loss + 0.5 * thickness(theirs)[0] + 0.5 * roughness(theirs)[0]
         optimizer.zero_grad()

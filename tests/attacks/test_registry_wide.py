@@ -16,7 +16,7 @@ from robustvideo.attacks.attack import Attack, AttackResult, attacks, judge
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError
 from robustvideo.registry import parameters
-from robustvideo.support import Border, Patch
+from robustvideo.support import Patch
 from robustvideo.threat import L2, L21, FlowField, Joint, Linf, ThreatModel
 
 NAMES = list(attacks.entries())
@@ -32,8 +32,7 @@ def small(name: str, **options: Any) -> Attack:
 def some_clips(attack: Attack, dtype: torch.dtype = torch.float64, batch: int = 3) -> Clip:
     """Small silent clips, unless the attack needs sound, or a frame wide enough to have a border."""
     wants_sound = any(part.modality == "audio" for part in attack.threat.parts)
-    has_border = any(isinstance(part.support, Border) for part in attack.threat.parts)
-    shape = (3, 4, 40, 40) if has_border else SHAPE
+    shape = (3, 4, 40, 40) if "border" in attack.registered_name else SHAPE
     return clips(batch, shape=shape, dtype=dtype, samples=48 if wants_sound else None)
 
 

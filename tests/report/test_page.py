@@ -209,5 +209,5 @@ def test_a_command_is_put_together_where_none_was_recorded(run_dir: Path) -> Non
     command = reproduction(run)
     assert command.startswith("robustvideo evaluate --model embedded:r3d --data manifest:clips.csv")
     assert "--attack 'pgd(steps=20)'" in command
-    run.manifest.configuration = {}
+    run.manifest.configuration["model"] = "my.module.Net"
     assert reproduction(run) == ""

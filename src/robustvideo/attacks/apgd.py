@@ -189,7 +189,7 @@ class APGDDLR(APGD):
     """Auto-PGD on the difference of logits ratio, which a saturated softmax cannot mask (Croce and Hein 2020)."""
 
     def objective(self) -> Objective:
-        return DLR()
+        return TargetedDLR() if self.targeted else DLR()
 
 
 @attacks.register("apgd_t")

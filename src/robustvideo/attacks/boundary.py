@@ -155,9 +155,10 @@ class _Walk:
     def start(self) -> None:
         """Try the clip itself, then pictures of noise, until one is misclassified."""
         video = self.problem.clip.video
-        rows = torch.arange(len(video), device=video.device)
-        fooled = self.fools(rows, self.point)
-        self.distance[rows[fooled]] = 0
+        wrong = ask(self.problem, (self.point,), self.on_grid).success
+        self.asked += 1
+        self.found[wrong] = self.round
+        self.nearest[wrong] = self.distance[wrong] = 0
         random = self.problem.random("start")
         for attempt in range(_STARTS):
             rows = (self.distance.isinf() & (self.asked < self.limit)).nonzero()[:, 0]

@@ -25,7 +25,7 @@ class DLR(Margin):
     """``(max_{j != y} z_j - z_y) / (z_(1) - z_(3))``, z_(k) the k-th largest logit; gradients pass the denominator.
 
     Of a correctly classified clip it lies in [-1, 0]. With two classes there is no third logit: the plain margin.
-    Towards a target it is the target's margin over the same spread.
+    Towards a target take `TargetedDLR`: this ratio can then be raised by widening the spread alone.
     """
 
     def value(self, logits: Tensor, problem: Problem) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
 from robustvideo.attacks.attack import Problem, attacks
@@ -74,8 +74,8 @@ class LabelScore(Margin):
     def value(self, logits: Tensor, problem: Problem) -> Tensor:
         labels = problem.labels[:, None]
         own = logits.gather(1, labels)[:, 0]
-        odds = own - logits.scatter(1, labels, -float("inf")).logsumexp(1)
-        score = (odds > 0).to(odds.dtype) - odds.sign() * F.sigmoid(-odds.abs()) + _SLOPE * odds
+        odds = own - logits.scatter(1, labels, -torch.inf).logsumexp(1)
+        score = torch.where(odds > 0, 1 - torch.sigmoid(-odds), torch.sigmoid(odds)) + _SLOPE * odds
         return score if problem.targeted else -score
 
 

@@ -165,7 +165,8 @@ class _Walk:
         shape = (self.variable.shape[1], *(len(basis) for basis in self.bases))
         draw = self.whole.random("order").uniform(self.variable.new_empty(len(self.rows), math.prod(shape)))
         useful = torch.ones_like(draw, dtype=torch.bool)
-        if self.attack.basis == "pixel" and mask is not None and mask.shape[2:] == self.variable.shape[2:]:
+        dense = self.variable.shape == self.whole.clip.video.shape
+        if self.attack.basis == "pixel" and mask is not None and dense:
             useful = (mask > 0).expand_as(self.variable).flatten(1)
         order = torch.where(useful, draw, draw + 1).argsort(dim=1, stable=True)
         return order, useful.sum(1).clamp_min(1)

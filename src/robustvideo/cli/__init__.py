@@ -9,9 +9,11 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from robustvideo.cli.attack import attack
 from robustvideo.cli.evaluate import evaluate
 from robustvideo.cli.list import list_names
 from robustvideo.cli.report import report
+from robustvideo.cli.sweep import sweep
 from robustvideo.cli.train import train
 from robustvideo.errors import RobustVideoError
 
@@ -43,6 +45,8 @@ app = typer.Typer(
 app.command("evaluate")(evaluate)
 app.command("report")(report)
 app.command("train")(train)
+app.command("attack")(attack)
+app.command("sweep")(sweep)
 app.command("list")(list_names)
 
 

@@ -53,6 +53,7 @@ def evaluate(
 
     `robustvideo evaluate suite.yaml --device cuda --precision bf16`
     """
+    from robustvideo.cli.device import resolve
     from robustvideo.evaluation.evaluation import evaluate_suite
     from robustvideo.evaluation.suite import default_suite, load_suite, make_suite
     from robustvideo.report import build_report
@@ -81,7 +82,7 @@ def evaluate(
     chosen = make_suite({**base, **changes}, "The command line")
     folder = out or Path("runs") / _default_name(suite, chosen)
     command = shlex.join(["robustvideo", *sys.argv[1:]])
-    runs = evaluate_suite(chosen, folder, device=_device(device), strict=strict, command=command)
+    runs = evaluate_suite(chosen, folder, device=resolve(device), strict=strict, command=command)
     page = build_report([run.path for run in runs], folder / "report.html")
     print_summary([run.path for run in runs], as_json=as_json)
     if not as_json:
@@ -97,14 +98,6 @@ def _default_name(path: Path | None, suite: Suite) -> str:
     if suite == default_suite():
         return "demo"
     return slug(f"{'-'.join(suite.models)} {suite.data} {suite.attacks} {suite.eps} {suite.seed}")
-
-
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def print_summary(runs: list[Path], *, as_json: bool) -> None:
@@ -125,7 +118,9 @@ def print_summary(runs: list[Path], *, as_json: bool) -> None:
         rows = [{"model": run.manifest.model.get("spec", ""), **asdict(row)} for run, row in summaries]
         print(json.dumps(rows, indent=2))
         return
-    table = Table("model", "attack", "budget", "robust accuracy", "95 % interval", "clips", "forward + backward per clip")
+    table = Table(
+        "model", "attack", "budget", "robust accuracy", "95 % interval", "clips", "forward + backward per clip"
+    )
     for run, row in summaries:
         low, estimate, high = row.robust_accuracy.low, row.robust_accuracy.estimate, row.robust_accuracy.high
         table.add_row(

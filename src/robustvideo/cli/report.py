@@ -10,7 +10,7 @@ import typer
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run directories; several make a comparison.")],
-    out: Annotated[Path | None, typer.Option(help="The page. Default: report.html in the first run.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page. Default: report.html in the run; comparison.html beside the first of several.")] = None,
 ) -> None:
     """Write one self-contained page that opens offline in any browser.
 

@@ -207,23 +207,20 @@ def _run_facts(run: Run, series: Sequence[Series], folder: Path) -> Mapping[str,
 
 
 def reproduction(run: Run) -> str:
-    """The command that makes the run again: the one it was started with, else one put together from its manifest."""
-    manifest = run.manifest
-    if manifest.command:
-        return manifest.command
-    configuration = manifest.configuration
-    attacks = configuration.get("attacks")
-    model, data = (configuration.get(key) or facts.get("spec") for key, facts in _sources(run))
-    if not (isinstance(model, str) and isinstance(data, str) and isinstance(attacks, list)):
+    """The command that makes the run again: the one it was started with, else one put together from its manifest.
+
+    Empty for a model or data that only Python knows.
+    """
+    if run.manifest.command:
+        return run.manifest.command
+    configuration = run.manifest.configuration
+    model, data = (str(configuration.get(key, "")) for key in ("model", "data"))
+    if ":" not in model or ":" not in data:
         return ""
     words = ["robustvideo", "evaluate", "--model", model, "--data", data]
-    for attack in attacks:
+    for attack in configuration.get("attacks", []):
         words += ["--attack", str(attack)]
     return shlex.join([*words, "--out", run.path.name])
-
-
-def _sources(run: Run) -> tuple[tuple[str, Mapping[str, Any]], ...]:
-    return ("model", run.manifest.model), ("data", run.manifest.data)
 
 
 def _input_size(model: Mapping[str, Any]) -> str:

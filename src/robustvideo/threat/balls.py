@@ -250,7 +250,7 @@ class L21(RoundedNormBall):
 
     def _frames(self, variable: Tensor, signal: Tensor, mask: Tensor | None) -> Tensor:
         """(B, T) root mean square change of each frame."""
-        return _frame_norms(variable * self._isometry(signal, mask)) / signal[0, :, 0].numel() ** 0.5
+        return _frame_norms(variable * self._isometry(signal, mask)) / math.sqrt(signal[0, :, 0].numel())
 
 
 def _of_largest_one(direction: Tensor) -> Tensor:
@@ -278,4 +278,5 @@ def _onto_simplex(sizes: Tensor, total: Tensor) -> Tensor:
     active = (ordered > thresholds).sum(1, keepdim=True).clamp_min(1)
     threshold = thresholds.gather(1, active - 1).clamp_min(0)
     inside = sizes.sum(1, keepdim=True) <= total[:, None]
-    return torch.where(inside, sizes, (sizes - threshold).clamp_min(0))
+    kept: Tensor = torch.where(inside, sizes, (sizes - threshold).clamp_min(0))
+    return kept

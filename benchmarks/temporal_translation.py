@@ -1,0 +1,187 @@
+"""One step of temporal translation (15 shifts): robustvideo against a loop over shifts and against the released way.
+
+    python benchmarks/temporal_translation.py [--clips 4] [--frames 32] [--repeats 5] [--networks tiny r3d r3d_18]
+
+Contenders, which all compute the same weighted gradient (checked):
+
+* robustvideo, with 1, 5 (the default) and 15 shifts per pass;
+* a loop over shifts: `torch.roll`, one forward and one backward pass for the whole batch, roll back;
+* a loop over shifts that moves frames as the released code does, one slice copy per frame, there and back;
+* the released way: one clip at a time, slice copies, three shifts per pass.
+
+Networks of three sizes: one 3-D convolution, the embedded r3d (0.3 million parameters), and torchvision's r3d_18 (33
+million). Everything runs with frozen parameters. The contenders run in turn, A B C A B C, and the table shows the
+fastest of the repeats, because whatever else the machine does can only slow one down. The first table is the shifting
+alone, without a network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import robustvideo as rv
+from robustvideo.attacks.attack import Problem
+from robustvideo.attacks.objectives import CrossEntropy
+from robustvideo.attacks.temporal_translation import TemporalTranslation, kernel_weights, roll_frames
+from robustvideo.models.embedded import build
+
+REACH = 7
+SHIFTS = range(-REACH, REACH + 1)
+WEIGHTS = kernel_weights("gaussian", REACH)
+Contender = Callable[[rv.Model, Tensor, Tensor], Tensor]
+
+
+def frame_by_frame(video: Tensor, shift: int) -> Tensor:
+    frames = video.shape[2]
+    moved = torch.zeros_like(video)
+    for t in range(frames):
+        moved[:, :, (t + shift) % frames] = video[:, :, t]
+    return moved
+
+
+def rolled(video: Tensor, shift: int) -> Tensor:
+    return video.roll(shift, 2)
+
+
+def ours(copies_per_pass: int, model: rv.Model, video: Tensor, labels: Tensor) -> Tensor:
+    attack = TemporalTranslation(reach=REACH, copies_per_pass=copies_per_pass)
+    clip = rv.Clip(video)
+    problem = Problem(
+        model=model,
+        gradient_model=model,
+        precision="fp32",
+        clip=clip,
+        labels=labels,
+        targeted=False,
+        threat=attack.threat,
+        eps=(torch.full((len(clip),), 8 / 255),),
+        masks=(None,),
+    )
+    return attack.estimator()(problem, CrossEntropy(), (torch.zeros_like(video),), 0).gradients[0]
+
+
+def gradient(model: rv.Model, video: Tensor, labels: Tensor) -> Tensor:
+    video = video.detach().requires_grad_()
+    loss = F.cross_entropy(model(rv.Clip(video)), labels, reduction="sum")
+    return torch.autograd.grad(loss, video)[0]
+
+
+def loop(move: Callable[[Tensor, int], Tensor], model: rv.Model, video: Tensor, labels: Tensor) -> Tensor:
+    total = torch.zeros_like(video)
+    for shift, weight in zip(SHIFTS, WEIGHTS, strict=True):
+        total += weight * move(gradient(model, move(video, shift), labels), -shift)
+    return total
+
+
+def released(model: rv.Model, video: Tensor, labels: Tensor) -> Tensor:
+    results = []
+    for clip, label in zip(video.split(1), labels.split(1), strict=True):
+        variants = torch.cat([frame_by_frame(clip, shift) for shift in SHIFTS])
+        parts = [gradient(model, part, label.expand(len(part))) for part in variants.split(3)]
+        gradients = torch.cat(parts)
+        back = [frame_by_frame(g[None], -shift) for g, shift in zip(gradients, SHIFTS, strict=True)]
+        results.append(sum(w * g for w, g in zip(WEIGHTS, back, strict=True)))
+    return torch.cat(results)
+
+
+CONTENDERS: dict[str, Contender] = {
+    "robustvideo, 1 shift per pass": partial(ours, 1),
+    "robustvideo, 5 shifts per pass": partial(ours, 5),
+    "robustvideo, 15 shifts per pass": partial(ours, 15),
+    "loop over shifts, roll": partial(loop, rolled),
+    "loop over shifts, frame by frame": partial(loop, frame_by_frame),
+    "as released": released,
+}
+
+
+def network(name: str) -> rv.Model:
+    if name == "tiny":
+        layers = [
+            nn.Conv3d(3, 8, 3, stride=(1, 4, 4)),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool3d(1),
+            nn.Flatten(),
+            nn.Linear(8, 8),
+        ]
+        model: rv.Model = rv.wrap(nn.Sequential(*layers), frames=None, size=None)
+    elif name == "r3d":
+        model = rv.wrap(build("r3d").module, frames=None, size=None)
+    else:
+        from torchvision.models.video import r3d_18
+
+        model = rv.wrap(r3d_18(weights=None), frames=None, size=None)
+    return model.eval().requires_grad_(False)
+
+
+def fastest(runs: dict[str, Callable[[], Tensor]], repeats: int) -> tuple[dict[str, float], dict[str, Tensor]]:
+    seconds: dict[str, float] = {}
+    results: dict[str, Tensor] = {}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            results[name] = run()
+            seconds[name] = min(seconds.get(name, torch.inf), time.perf_counter() - start)
+    return seconds, results
+
+
+def table(title: str, seconds: dict[str, float], reference: str) -> None:
+    print(f"\n{title}\n\n| contender | ms | x {reference} |\n|---|---|---|")
+    for name, now in seconds.items():
+        print(f"| {name} | {now * 1e3:.1f} | {now / seconds[reference]:.2f} |")
+
+
+def shifting(video: Tensor, repeats: int) -> None:
+    """There and back for all shifts, for one clip as released and for the batch as here."""
+    copies = video.repeat_interleave(len(SHIFTS), 0)
+    moves = torch.tensor(list(SHIFTS)).repeat(len(video))
+
+    def batched() -> Tensor:
+        return roll_frames(roll_frames(copies, moves), -moves)
+
+    def looped(move: Callable[[Tensor, int], Tensor]) -> Tensor:
+        return torch.stack([move(move(video, shift), -shift) for shift in SHIFTS], 1).flatten(0, 1)
+
+    runs = {
+        "robustvideo": batched,
+        "loop over shifts, roll": partial(looped, rolled),
+        "loop over shifts, frame by frame": partial(looped, frame_by_frame),
+    }
+    seconds, results = fastest(runs, repeats)
+    assert all(torch.equal(result, copies) for result in results.values())
+    table("Shifting alone, there and back", seconds, "robustvideo")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=4)
+    parser.add_argument("--frames", type=int, default=32)
+    parser.add_argument("--size", type=int, default=56)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--networks", nargs="+", default=["tiny", "r3d", "r3d_18"], choices=["tiny", "r3d", "r3d_18"])
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    shape = (options.clips, 3, options.frames, options.size, options.size)
+    video = (torch.rand(shape) * 255).round() / 255
+    labels = torch.arange(options.clips) % 8
+    print(f"{options.clips} clips of {shape[1:]}, fastest of {options.repeats}, {torch.get_num_threads()} threads")
+    shifting(video, options.repeats)
+    for name in options.networks:
+        model = network(name)
+        runs = {contender: partial(run, model, video, labels) for contender, run in CONTENDERS.items()}
+        seconds, results = fastest(runs, options.repeats)
+        expected = results["loop over shifts, roll"].flatten(1)
+        for contender, found in results.items():
+            likeness = torch.cosine_similarity(found.flatten(1), expected).min()
+            assert likeness > 0.999, f"{contender} on {name} computes something else: cosine {likeness:.4f}"
+        table(f"One step on {name}", seconds, "robustvideo, 5 shifts per pass")
+
+
+if __name__ == "__main__":
+    main()
