@@ -1,27 +1,28 @@
-"""Models (a stop-gap until the owner of this package lands the loaders)."""
+"""Models: loaders for torchvision, Hugging Face and a user's own file, and the embedded networks.
+
+Names load on first use, so that listing models costs nothing.
+"""
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from robustvideo.model import Model
+if TYPE_CHECKING:
+    from robustvideo.models.catalog import catalog as catalog
+    from robustvideo.models.loading import load_model as load_model
+    from robustvideo.models.windowed import Windowed as Windowed
+
+_HOMES = {"catalog": "catalog", "load_model": "loading", "Windowed": "windowed"}
+__all__ = sorted(_HOMES)
 
 
-def load_model(spec: str, *, num_classes: int | None = None, device: str = "cpu") -> Model:
-    """Load ``embedded:NAME`` or ``file:PATH:FACTORY``."""
-    from robustvideo.spec import parse_source
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'robustvideo.models' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"robustvideo.models.{home}"), name)
 
-    source = parse_source(spec)
-    if source.scheme == "embedded":
-        from robustvideo.models.embedded import load
 
-        return load(source.name).to(device)
-    path, _, factory = source.name.rpartition(":")
-    module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    assert module_spec is not None
-    module = importlib.util.module_from_spec(module_spec)
-    assert module_spec.loader is not None
-    module_spec.loader.exec_module(module)
-    model: Model = getattr(module, factory)(**source.options)
-    return model.to(device)
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

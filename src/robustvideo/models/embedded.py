@@ -11,12 +11,13 @@ Each file of weights tells in its metadata the recipe that made it, the recipe's
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from robustvideo.errors import InputError, unknown
@@ -68,7 +69,7 @@ def load_weights(model: Model, path: Path) -> Model:
             metadata: Mapping[str, str] = file.metadata() or {}
     except FileNotFoundError as error:
         raise InputError(f"There is no file of weights {path}.") from error
-    except Exception as error:
+    except (SafetensorError, OSError) as error:
         raise InputError(f"{path} cannot be read as safetensors weights.") from error
     try:
         model.load_state_dict(tensors)
@@ -134,6 +135,28 @@ class FramewiseModel(WrappedModel):
         return logits
 
 
+class Whereabouts(nn.Module):
+    """Where each channel is active, instead of how much: (N, C, H, W) -> (N, 4C).
+
+    A channel's softmax over all places weighs the cosine and sine of row and column (a full circle each, since the
+    pictures of `embedded:kinetic` wrap around): a spatial soft argmax (Levine et al. 2016) on a torus.
+    """
+
+    circles: Tensor
+
+    def __init__(self, height: int, width: int):
+        super().__init__()
+        rows = torch.arange(height) * (2 * math.pi / height)
+        columns = torch.arange(width) * (2 * math.pi / width)
+        places = torch.meshgrid(rows, columns, indexing="ij")
+        circles = torch.stack([f(place).flatten() for place in places for f in (torch.cos, torch.sin)], dim=1)
+        self.register_buffer("circles", circles, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = x.flatten(2).softmax(2)
+        return (weights @ self.circles.to(weights.dtype)).flatten(1)
+
+
 class LastState(nn.Module):
     """A one-layer LSTM, then a linear map of its last state: (B, T, D) -> (B, K)."""
 
@@ -177,11 +200,11 @@ def _cnn_lstm(classes: int) -> Model:
     encoder = nn.Sequential(
         *_conv2d(3, 16, kernel=5, stride=2),
         *_conv2d(16, 32, kernel=3, stride=2),
-        *_conv2d(32, 32, kernel=3, stride=2),
-        *_conv2d(32, 16, kernel=3, stride=1),
-        nn.Flatten(),
+        *_conv2d(32, 32, kernel=3, stride=1),
+        nn.Conv2d(32, 16, kernel_size=1),
+        Whereabouts(SIZE[0] // 4, SIZE[1] // 4),
     )
-    return FramewiseModel(FrameSequence(encoder, LastState(16 * 6 * 6, 96, classes)))
+    return FramewiseModel(FrameSequence(encoder, LastState(4 * 16, 64, classes)))
 
 
 def _frame2d(classes: int) -> Model:
