@@ -1,8 +1,9 @@
-"""One step of temporal translation (15 shifts): robustvideo against a loop over shifts and against the released way.
+"""Temporal translation, 15 shifts, 2 steps: robustvideo against a loop over shifts and against the released way.
 
-    python benchmarks/temporal_translation.py [--clips 4] [--frames 32] [--repeats 5] [--networks tiny r3d r3d_18]
+    python benchmarks/temporal_translation.py [--clips 4] [--frames 32] [--repeats 5] [--threads 2] [--networks tiny r3d r3d_18]
 
-Contenders, which all compute the same weighted gradient (checked):
+Contenders, which all find the same adversarial clips (checked, but for rounding) and all end with a verdict on what a
+file would hold:
 
 * robustvideo, with 1, 5 (the default) and 15 shifts per pass;
 * a loop over shifts: `torch.roll`, one forward and one backward pass for the whole batch, roll back;
@@ -10,9 +11,10 @@ Contenders, which all compute the same weighted gradient (checked):
 * the released way: one clip at a time, slice copies, three shifts per pass.
 
 Networks of three sizes: one 3-D convolution, the embedded r3d (0.3 million parameters), and torchvision's r3d_18 (33
-million). Everything runs with frozen parameters. The contenders run in turn, A B C A B C, and the table shows the
-fastest of the repeats, because whatever else the machine does can only slow one down. The first table is the shifting
-alone, without a network.
+million), randomly initialised, with frozen parameters. The contenders run in turn, A B C A B C, and the table shows the
+fastest of the repeats, because whatever else the machine does can only slow one down; with one thread it is the
+processor's time that counts, which a busy machine hardly disturbs. The first table is the shifting alone, without a
+network.
 """
 
 from __future__ import annotations
@@ -27,12 +29,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import robustvideo as rv
-from robustvideo.attacks.attack import Problem
-from robustvideo.attacks.objectives import CrossEntropy
 from robustvideo.attacks.temporal_translation import TemporalTranslation, kernel_weights, roll_frames
 from robustvideo.models.embedded import build
 
-REACH = 7
+EPS, STEPS, REACH = 8 / 255, 2, 7
 SHIFTS = range(-REACH, REACH + 1)
 WEIGHTS = kernel_weights("gaussian", REACH)
 Contender = Callable[[rv.Model, Tensor, Tensor], Tensor]
@@ -51,20 +51,8 @@ def rolled(video: Tensor, shift: int) -> Tensor:
 
 
 def ours(copies_per_pass: int, model: rv.Model, video: Tensor, labels: Tensor) -> Tensor:
-    attack = TemporalTranslation(reach=REACH, copies_per_pass=copies_per_pass)
-    clip = rv.Clip(video)
-    problem = Problem(
-        model=model,
-        gradient_model=model,
-        precision="fp32",
-        clip=clip,
-        labels=labels,
-        targeted=False,
-        threat=attack.threat,
-        eps=(torch.full((len(clip),), 8 / 255),),
-        masks=(None,),
-    )
-    return attack.estimator()(problem, CrossEntropy(), (torch.zeros_like(video),), 0).gradients[0]
+    attack = TemporalTranslation(eps=EPS, steps=STEPS, reach=REACH, copies_per_pass=copies_per_pass, early_stop=False)
+    return attack(model, rv.Clip(video), labels).clip.video
 
 
 def gradient(model: rv.Model, video: Tensor, labels: Tensor) -> Tensor:
@@ -73,22 +61,37 @@ def gradient(model: rv.Model, video: Tensor, labels: Tensor) -> Tensor:
     return torch.autograd.grad(loss, video)[0]
 
 
+def ascend(estimate: Callable[[Tensor], Tensor], model: rv.Model, video: Tensor) -> Tensor:
+    """Sign steps along an estimated gradient, then the verdict on what a file holds."""
+    adversarial = video
+    for _ in range(STEPS):
+        moved = adversarial + EPS / STEPS * estimate(adversarial).sign()
+        adversarial = (video + (moved - video).clamp(-EPS, EPS)).clamp(0, 1)
+    stored = (adversarial * 255).round() / 255
+    with torch.no_grad():
+        model(rv.Clip(stored))
+    return stored
+
+
 def loop(move: Callable[[Tensor, int], Tensor], model: rv.Model, video: Tensor, labels: Tensor) -> Tensor:
-    total = torch.zeros_like(video)
-    for shift, weight in zip(SHIFTS, WEIGHTS, strict=True):
-        total += weight * move(gradient(model, move(video, shift), labels), -shift)
-    return total
+    def estimate(point: Tensor) -> Tensor:
+        total = torch.zeros_like(point)
+        for shift, weight in zip(SHIFTS, WEIGHTS, strict=True):
+            total += weight * move(gradient(model, move(point, shift), labels), -shift)
+        return total
+
+    return ascend(estimate, model, video)
 
 
 def released(model: rv.Model, video: Tensor, labels: Tensor) -> Tensor:
-    results = []
-    for clip, label in zip(video.split(1), labels.split(1), strict=True):
-        variants = torch.cat([frame_by_frame(clip, shift) for shift in SHIFTS])
-        parts = [gradient(model, part, label.expand(len(part))) for part in variants.split(3)]
-        gradients = torch.cat(parts)
+    def estimate(label: Tensor, point: Tensor) -> Tensor:
+        variants = torch.cat([frame_by_frame(point, shift) for shift in SHIFTS])
+        gradients = torch.cat([gradient(model, part, label.expand(len(part))) for part in variants.split(3)])
         back = [frame_by_frame(g[None], -shift) for g, shift in zip(gradients, SHIFTS, strict=True)]
-        results.append(sum(w * g for w, g in zip(WEIGHTS, back, strict=True)))
-    return torch.cat(results)
+        return torch.stack([w * g for w, g in zip(WEIGHTS, back, strict=True)]).sum(0)
+
+    clips = zip(video.split(1), labels.split(1), strict=True)
+    return torch.cat([ascend(partial(estimate, label), model, clip) for clip, label in clips])
 
 
 CONTENDERS: dict[str, Contender] = {
@@ -121,13 +124,14 @@ def network(name: str) -> rv.Model:
 
 
 def fastest(runs: dict[str, Callable[[], Tensor]], repeats: int) -> tuple[dict[str, float], dict[str, Tensor]]:
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     seconds: dict[str, float] = {}
     results: dict[str, Tensor] = {}
     for _ in range(repeats):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = clock()
             results[name] = run()
-            seconds[name] = min(seconds.get(name, torch.inf), time.perf_counter() - start)
+            seconds[name] = min(seconds.get(name, torch.inf), clock() - start)
     return seconds, results
 
 
@@ -164,8 +168,10 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=32)
     parser.add_argument("--size", type=int, default=56)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--networks", nargs="+", default=["tiny", "r3d", "r3d_18"], choices=["tiny", "r3d", "r3d_18"])
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     shape = (options.clips, 3, options.frames, options.size, options.size)
     video = (torch.rand(shape) * 255).round() / 255
@@ -176,11 +182,10 @@ def main() -> None:
         model = network(name)
         runs = {contender: partial(run, model, video, labels) for contender, run in CONTENDERS.items()}
         seconds, results = fastest(runs, options.repeats)
-        expected = results["loop over shifts, roll"].flatten(1)
         for contender, found in results.items():
-            likeness = torch.cosine_similarity(found.flatten(1), expected).min()
-            assert likeness > 0.999, f"{contender} on {name} computes something else: cosine {likeness:.4f}"
-        table(f"One step on {name}", seconds, "robustvideo, 5 shifts per pass")
+            likeness = float((found == results["loop over shifts, roll"]).float().mean())
+            assert likeness > 0.98, f"{contender} on {name} finds other clips: {likeness:.1%} of the values agree"
+        table(f"{STEPS} steps on {name}", seconds, "robustvideo, 5 shifts per pass")
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def format_value(value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     text = str(value)
-    bare = text.isidentifier() and not keyword.iskeyword(text) and text.lower() not in _CONSTANTS
+    bare = text.isascii() and text.isidentifier() and not keyword.iskeyword(text) and text.lower() not in _CONSTANTS
     return text if bare else repr(text)
 
 
@@ -111,7 +111,7 @@ def _format_float(value: float) -> str:
     if not math.isfinite(value):
         return repr(value)
     levels = Fraction(value).limit_denominator(10_000) * 255
-    if len(repr(value)) > 8 and levels.denominator == 1 and float(levels / 255) == value:
+    if abs(value) <= 1 and len(repr(value)) > 8 and levels.denominator == 1 and float(levels / 255) == value:
         return f"{levels}/255"
     return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
 

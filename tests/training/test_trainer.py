@@ -20,7 +20,7 @@ import yaml
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from robustvideo.errors import RobustVideoError, RunConflict
+from robustvideo.errors import InputError, RobustVideoError, RunConflict
 from robustvideo.training import Recipe, train
 from robustvideo.training.method import Loss, Method, Step, trainings
 from robustvideo.training.recipe import make_recipe
@@ -116,6 +116,20 @@ def test_a_loss_that_is_not_finite_stops_with_one_sentence_and_keeps_the_last_ch
     if last.exists():
         states = torch.load(last, weights_only=True)["network"]
         assert all(tensor.isfinite().all() for tensor in states.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": f"file:{TINY}:build?classes=5"}, "The model has 5 classes, but embedded:kinetic.* has 8"),
+        ({"batch_size": 64}, "batch_size=64 is more than the 48 clips"),
+        ({"training": "at(attack=pdg)"}, "Unknown attack 'pdg'"),
+        ({"model": "embedded:r4d?weights=none"}, "Unknown embedded model 'r4d'"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_training(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        train(recipe(**change), tmp_path, quiet=True)
 
 
 def test_a_directory_of_another_recipe_is_left_alone(tmp_path: Path) -> None:

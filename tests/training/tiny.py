@@ -8,7 +8,7 @@ from torch import nn
 import robustvideo as rv
 
 
-def build(dropout: str = "0.2", norm: str = "true") -> rv.Model:
+def build(dropout: str = "0.2", norm: str = "true", classes: str = "8") -> rv.Model:
     """A small 3-D network; with dropout, so that a lost random state shows."""
     torch.manual_seed(0)
     network = nn.Sequential(
@@ -18,7 +18,7 @@ def build(dropout: str = "0.2", norm: str = "true") -> rv.Model:
         nn.Dropout(float(dropout)),
         nn.AdaptiveAvgPool3d(2),
         nn.Flatten(),
-        nn.Linear(64, 8),
+        nn.Linear(64, int(classes)),
     )
     return rv.wrap(network, frames=16, size=48)
 

@@ -77,14 +77,17 @@ class Ascent:
             front.trace[:, step] = estimate.objective.to(front.trace.dtype)
             margins = margin(estimate.logits, problem.labels, problem.targeted)
             candidate = front.projected(point)
-            if candidate is not point:  # a look-ahead point outside the ball says nothing about the ball
-                margins = torch.where(_same(candidate, point), margins, -torch.inf)
-            front = front.with_peak(candidate, margins, step)
-            if self.early_stop:
-                left = front.settle((margins > 0).nonzero()[:, 0], candidate, step, best)
-                if len(left) == 0:
+            looked_ahead = candidate is not point
+            hopeful = margins > 0
+            if not looked_ahead:
+                front = front.with_peak(point, margins, step)
+            elif not self.early_stop:
+                hopeful = hopeful & ~best.success[front.rows]
+            if self.early_stop or looked_ahead:  # the margin of a look-ahead point is a hint: only the verdict counts
+                left = front.settle(hopeful.nonzero()[:, 0], candidate, step, best)
+                if self.early_stop and len(left) == 0:
                     return
-                if len(left) < len(front.rows):
+                if self.early_stop and len(left) < len(front.rows):
                     front, estimate = front.select(left), estimate.select(left)
             front = self._move(front, estimate, step)
         everyone = torch.arange(len(front.rows), device=front.rows.device)
@@ -92,6 +95,7 @@ class Ascent:
         if not self.early_stop:
             higher = front.peak_margin > best.margin[front.rows]
             front.settle(higher.nonzero()[:, 0], front.peak, front.first_positive, best)
+            best.trace[front.rows] = front.trace
 
     def _move(self, front: _Front, estimate: Estimate, step: int) -> _Front:
         problem = front.problem
@@ -119,7 +123,8 @@ class _Front:
     """The clips still being attacked.
 
     ``rows`` are their places in the batch; ``peak`` is each clip's point of largest margin so far, in the working
-    precision; ``first_positive`` is the step at which the margin was first positive, or the number of steps.
+    precision; ``first_positive`` is the step at which the margin was first positive, or the number of steps. It
+    stands for the first success of clips that are not verified on the way, because they take all steps anyway.
     """
 
     problem: Problem
@@ -176,12 +181,6 @@ class _Front:
         return going.nonzero()[:, 0]
 
 
-def _same(first: Variables, second: Variables) -> Tensor:
-    """(B,) bool: are two points equal, up to the rounding of a projection?"""
-    equal = [((a - b).abs() < 1e-6).flatten(1).all(1) for a, b in zip(first, second, strict=True)]
-    return torch.stack(equal).all(0)
-
-
 class _Best:
     """The best verified clip of every row so far, with traces and counters."""
 
@@ -195,7 +194,7 @@ class _Best:
         self.success = torch.zeros(count, dtype=torch.bool, device=device)
         self.margin = torch.full((count,), -torch.inf, device=device)
         self._first_success = torch.full((count,), -1, device=device)
-        self._trace = torch.full((count, steps), torch.nan, device=device)
+        self.trace = torch.full((count, steps), torch.nan, device=device)
         self._forwards = torch.zeros(count, dtype=torch.long, device=device)
         self._backwards = torch.zeros(count, dtype=torch.long, device=device)
 
@@ -217,7 +216,7 @@ class _Best:
         self._logits[rows] = verdict.logits[chosen]
         self.success[rows] = verdict.success[chosen]
         self.margin[rows] = margins[chosen]
-        self._trace[rows] = trace[chosen]
+        self.trace[rows] = trace[chosen]
         for modality in self._modalities:
             self._clip.signal(modality)[rows] = verdict.clip.signal(modality)[chosen]
 
@@ -227,7 +226,7 @@ class _Best:
             clip=self._clip,
             success=self.success,
             first_success_step=self._first_success,
-            loss_trace=self._trace,
+            loss_trace=self.trace,
             forward_passes=self._forwards,
             backward_passes=self._backwards,
             logits=self._logits,

@@ -106,7 +106,9 @@ class AttackResult:
     Attributes:
         clip: the adversarial clips: stored on the grid, verified against the threat model.
         success: (B,) bool, from ``logits``.
-        first_success_step: (B,) gradient steps taken when the clip first succeeded; -1 if it never did.
+        first_success_step: (B,) gradient steps taken when the clip first succeeded; -1 if it never did. Of a clip
+            that succeeds, but is not verified on the way because it takes all steps, the step at which its margin
+            was first positive.
         loss_trace: (B, steps) objective at each step of the run that gave ``clip``; NaN after a clip was done.
         forward_passes, backward_passes: (B,) passes of each clip through the model, verdicts included.
         logits: (B, K) of the model on ``clip``, in its own precision.
@@ -190,8 +192,13 @@ class Attack(ABC):
             ConstraintViolated: the attack left its threat model (a defect of the attack).
         """
         _check(clip, labels)
-        with at_rest(model), torch.inference_mode(False), torch.enable_grad():
-            problem = self._problem(model, clip.detach(), labels.long(), eps, masks)
+        with (
+            at_rest(model),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(clip.device.type, enabled=False),
+        ):
+            problem = self._problem(model, clip.detach(), labels.long().clone(), eps, masks)
             result = self.solve(problem)
         lawful = problem.threat.verify(problem.clip, result.clip, problem.masks, problem.eps)
         if not lawful.all():
@@ -259,8 +266,8 @@ class Attack(ABC):
             labels=labels,
             targeted=self.targeted,
             threat=self.threat,
-            eps=tuple(eps),
-            masks=tuple(masks),
+            eps=tuple(e.clone() for e in eps),
+            masks=tuple(None if m is None else m.clone() for m in masks),
             highest_label=int(labels.max()),
         )
 

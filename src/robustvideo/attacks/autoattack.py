@@ -22,7 +22,7 @@ _STEPS, _QUERIES = 100, 5000
 
 
 @dataclass(frozen=True, eq=False)
-class EnsembleResult(AttackResult):
+class AutoAttackResult(AttackResult):
     """What an ensemble found, and which of its members found it.
 
     Attributes:
@@ -60,7 +60,7 @@ class AutoAttack(Attack):
     A member sees the clips that all members before it left standing (without ``early_stop`` all clips). It runs with
     the ensemble's threat model, targets, precision and early stopping; the ensemble's seed is added to its own. The
     authors' "plus" has an untargeted FAB where this has more starts of the targeted one. A member that fails ends
-    the attack: an ensemble is never silently weaker. The result is an `EnsembleResult`.
+    the attack: an ensemble is never silently weaker. The result is an `AutoAttackResult`.
 
     Attributes:
         version: which members. Default "standard".
@@ -90,9 +90,9 @@ class AutoAttack(Attack):
                 raise InputError(
                     f"Members share the threat model of the ensemble: give eps to it, not to {member.spec}."
                 )
-        self.ensemble()  # a member that refuses the threat model says so now
+        self.lineup()  # a member that refuses the threat model says so now
 
-    def ensemble(self) -> tuple[Attack, ...]:
+    def lineup(self) -> tuple[Attack, ...]:
         """The members as they run, with everything that the ensemble hands down."""
         return tuple(
             replace(
@@ -106,14 +106,14 @@ class AutoAttack(Attack):
             for member in self._chosen()
         )
 
-    def solve(self, problem: Problem) -> EnsembleResult:
-        running = self.ensemble()
+    def solve(self, problem: Problem) -> AutoAttackResult:
+        lineup = self.lineup()
         count, device = len(problem.clip), problem.clip.device
         broken_by = torch.full((count,), -1, device=device)
-        spent = torch.zeros(2, count, len(running), dtype=torch.long, device=device)
+        spent = torch.zeros(2, count, len(lineup), dtype=torch.long, device=device)
 
         def search(problem: Problem, number: int) -> AttackResult:
-            result = running[number].solve(problem)
+            result = lineup[number].solve(problem)
             rows = problem.reference["row"]
             broken_by[rows[result.success & (broken_by[rows] < 0)]] = number
             spent[0, rows, number] = result.forward_passes
@@ -121,8 +121,8 @@ class AutoAttack(Attack):
             return result
 
         problem = replace(problem, reference={"row": torch.arange(count, device=device)})
-        found = in_turn(problem, (partial(search, number=i) for i in range(len(running))), self.early_stop)
-        return EnsembleResult(
+        found = in_turn(problem, (partial(search, number=i) for i in range(len(lineup))), self.early_stop)
+        return AutoAttackResult(
             **{field.name: getattr(found, field.name) for field in fields(AttackResult)},
             members=tuple(member.label for member in self._chosen()),
             broken_by=broken_by,

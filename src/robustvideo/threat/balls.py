@@ -107,7 +107,8 @@ class RoundedNormBall(NormBall):
             return trial, self.measure(trial - signal)
 
         norm = self.measure(plain - signal)
-        if ((norm <= wanted) & (norm >= 0.95 * wanted)).all():
+        fine = (norm <= wanted) & (norm >= 0.95 * wanted)
+        if fine.all():
             return plain
         low, high = torch.zeros_like(eps), torch.ones_like(eps)
         for _ in range(12):
@@ -118,7 +119,8 @@ class RoundedNormBall(NormBall):
             fits = rounded(middle)[1] <= wanted
             low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
         best, norm = rounded(low)
-        return torch.where(per_clip(norm <= wanted, signal), best, signal)
+        searched = torch.where(per_clip(norm <= wanted, signal), best, signal)
+        return torch.where(per_clip(fine, signal), plain, searched)
 
 
 @threats.register("linf")

@@ -53,7 +53,7 @@ class Validation(_Strict):
     Attributes:
         attack: an attack's spec. With it, the best epoch is the one of highest robust accuracy, and the final
             weights are attacked with it too; without it, the one of highest accuracy.
-        clips: how many clips of ``val`` are used, from the first; None takes all.
+        clips: how many clips of ``val`` are used, drawn once by the recipe's seed; None takes all.
     """
 
     attack: str | None = None
@@ -111,8 +111,11 @@ class Recipe(_Strict):
     export: Export = Export()
 
     def digest(self) -> str:
-        """16 hexadecimal digits that change with anything in the recipe, defaults included."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """16 hexadecimal digits that change with every value that is not its default.
+
+        A key that a later version adds leaves the hash of older recipes as it is.
+        """
+        canonical = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
         return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
 
 

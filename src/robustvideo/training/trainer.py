@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast, set_seed
 from torch import Tensor, nn
 
 from robustvideo.attacks import Attack, load_attack
@@ -25,7 +25,7 @@ from robustvideo.clip import Clip
 from robustvideo.data import load_data
 from robustvideo.data.dataset import VideoDataset
 from robustvideo.errors import InputError, RobustVideoError
-from robustvideo.model import Model
+from robustvideo.model import Model, at_rest, classify
 from robustvideo.progress import Advance, track
 from robustvideo.randomness import seed_for
 from robustvideo.training.batches import Clips, Plan, read
@@ -72,45 +72,54 @@ def train(
             checkpoint is intact.
     """
     folder = Folder(Path(out))
-    folder.claim(recipe)
-    accuracies = folder.load_summary()
+    accelerator = _accelerator(recipe, folder)
+    with accelerator.main_process_first():
+        folder.claim(recipe)
+        accuracies = folder.load_summary()
     if accuracies is None:
-        trainer = Trainer(recipe, folder, workers=workers, checkpoint_seconds=checkpoint_seconds, quiet=quiet)
+        trainer = Trainer(
+            recipe, folder, accelerator, workers=workers, checkpoint_seconds=checkpoint_seconds, quiet=quiet
+        )
         accuracies = trainer.run()
+    accelerator.end_training()
     return Outcome(folder.path / recipe.export.path, accuracies)
 
 
 class Trainer:
     """One training run; see `train`."""
 
-    def __init__(self, recipe: Recipe, folder: Folder, *, workers: int, checkpoint_seconds: float, quiet: bool):
-        AcceleratorState._reset_state()  # another run of this process may have had another precision
-        self.accelerator = Accelerator(
-            mixed_precision=_ACCELERATE[recipe.precision],
-            gradient_accumulation_steps=recipe.accumulation,
-            log_with="tensorboard",
-            project_dir=folder.path,
-        )
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Folder,
+        accelerator: Accelerator,
+        *,
+        workers: int,
+        checkpoint_seconds: float,
+        quiet: bool,
+    ):
         self.recipe = recipe
         self.folder = folder
+        self.accelerator = accelerator
         self.workers = workers
         self.checkpoint_seconds = checkpoint_seconds
-        self.quiet = quiet or not self.accelerator.is_main_process
+        self.quiet = quiet or not accelerator.is_main_process
         self.method = load_training(recipe.training)
         self.attack: Attack | None = None
         if recipe.validation.attack is not None:
             self.attack = load_attack(recipe.validation.attack)
         set_seed(seed_for(recipe.seed, "weights") % 2**32)
-        self.network = build_network(recipe.model).to(self.accelerator.device)
+        self.network = build_network(recipe.model).to(accelerator.device)
         self.train_clips = self._clips(load_data(recipe.data.train, labels=self.network.labels))
         if self.network.labels is None:
             self.network.labels = self.train_clips.data.labels
         self.val_clips = self._clips(self._validated(load_data(recipe.data.val, labels=self.network.labels)))
-        world = self.accelerator.num_processes
-        self.plan = Plan(len(self.train_clips), recipe.batch_size, world * recipe.accumulation, recipe.seed)
+        self._check_fit()
+        parts = accelerator.num_processes * recipe.accumulation
+        self.plan = Plan(len(self.train_clips), recipe.batch_size, parts, recipe.seed)
         # only the wrapper's forward gets autocast and DDP; attacks and verdicts use the network itself, in fp32
-        self.forward = self.accelerator.prepare_model(_Wrapper(self.network))
-        self.optimizer = self.accelerator.prepare_optimizer(_optimizer(recipe, self.network))
+        self.forward = accelerator.prepare_model(_Wrapper(self.network))
+        self.optimizer = accelerator.prepare_optimizer(_optimizer(recipe, self.network))
         self.position = Position()
 
     def run(self) -> dict[str, Accuracy]:
@@ -124,9 +133,7 @@ class Trainer:
                 self._epoch(advance)
                 self._end_epoch()
         self.accelerator.wait_for_everyone()
-        accuracies = self._finish()
-        self.accelerator.end_training()
-        return accuracies
+        return self._finish()
 
     def _epoch(self, advance: Advance) -> None:
         recipe, position = self.recipe, self.position
@@ -186,6 +193,9 @@ class Trainer:
         position = self.position
         line: dict[str, float] = {"epoch": position.epoch + 1}
         line |= {name: total / position.losses for name, total in position.sums.items()}
+        for buffer in self.network.buffers():  # batch statistics are those of the main process, as in a checkpoint
+            broadcast(buffer)
+        self._check_weights()
         clean, robust, clips = self._count(self.network, self.val_clips)
         line["val_accuracy"] = clean / clips
         if self.attack is not None:
@@ -194,7 +204,6 @@ class Trainer:
         score = (clean if self.attack is None else robust) / clips
         if score > position.best:
             position.best = score
-            self._check_weights()
             if self.accelerator.is_main_process:
                 self.folder.save_best(self.network.state_dict())
         self.accelerator.log({f"epoch/{k}": v for k, v in line.items()}, step=self._batches_done)
@@ -242,8 +251,21 @@ class Trainer:
         return Clips(data, shared=self.workers > 0)
 
     def _validated(self, data: VideoDataset) -> VideoDataset:
+        """As many clips as the recipe wants, drawn by its seed: a listing may be sorted by class."""
         wanted = self.recipe.validation.clips
-        return data if wanted is None or wanted >= len(data) else data.subset(range(wanted))
+        if wanted is None or wanted >= len(data):
+            return data
+        random = torch.Generator().manual_seed(seed_for("validation", self.recipe.seed))
+        return data.subset(sorted(torch.randperm(len(data), generator=random)[:wanted].tolist()))
+
+    def _check_fit(self) -> None:
+        """One clip through the network, so that what does not fit is said before anything is trained."""
+        clip, _ = self.train_clips[0].restore(self.accelerator.device)
+        with at_rest(self.network):
+            logits = classify(self.network, clip)
+        classes = len(self.train_clips.data.labels)
+        if logits.shape[1] < classes:
+            raise InputError(f"The model has {logits.shape[1]} classes, but {self.recipe.data.train} has {classes}.")
 
     @property
     def _batches_done(self) -> int:
@@ -281,6 +303,19 @@ class Trainer:
             f"Training stopped in epoch {self.position.epoch + 1}, batch {self.position.batch + 1}: {what}; {kept}; "
             "lower lr, or use precision: fp32."
         )
+
+
+def _accelerator(recipe: Recipe, folder: Folder) -> Accelerator:
+    AcceleratorState._reset_state()  # another run of this process may have had another precision
+    try:
+        return Accelerator(
+            mixed_precision=_ACCELERATE[recipe.precision],
+            gradient_accumulation_steps=recipe.accumulation,
+            log_with="tensorboard",
+            project_dir=folder.path,
+        )
+    except ValueError as error:
+        raise InputError(f"precision: {recipe.precision} cannot be had on this device: {error}") from error
 
 
 class _Wrapper(nn.Module):
