@@ -146,6 +146,8 @@ def _value(node: ast.expr, text: str) -> Any:
         if None in names or len(set(names)) != len(names):
             raise InputError(f"Cannot read {text!r}: every parameter is named, once.")
         return Call(node.func.id, MappingProxyType({str(k.arg): _value(k.value, text) for k in node.keywords}))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Constant) and _number(node) is not None:
+        return ast.literal_eval(node)  # a signed literal keeps its type
     number = _number(node)
     if number is None:
         raise InputError(f"Cannot read {ast.unparse(node)!r} in {text!r}: values are numbers, fractions or words.")

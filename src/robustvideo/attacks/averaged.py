@@ -102,23 +102,23 @@ class Averaged:
 
     def __call__(self, problem: Problem, objective: Objective, variables: Variables, step: int) -> Estimate:
         gradients = [torch.zeros_like(v) for v in variables]
-        value: Tensor | float = 0.0
-        logits, forwards, backwards = [], 0, 0
+        values, logits, forwards, backwards = [], [], 0, 0
+        rows = problem
         for numbers in self._passes():
-            rows = repeat(problem, len(numbers))
+            count = len(numbers)
+            if len(rows.clip) != len(problem.clip) * count:
+                rows = repeat(problem, count)
             copies = Copies(rows, numbers * len(problem.clip), step)
-            points = tuple(v.repeat_interleave(len(numbers), 0) for v in variables)
-            estimate = plain(rows, _OnCopies(objective, self.transform, copies), points, step)
             weights = tuple(self.weights[n] for n in numbers)
+            estimate = plain(problem, _OverCopies(objective, self.transform, copies, weights), variables, step)
             for gradient, found in zip(gradients, estimate.gradients, strict=True):
-                gradient += _weighted(found, weights)
-            value = value + _weighted(estimate.objective, weights)
-            logits.append(_by_copy(estimate.logits, len(numbers)))
-            forwards += estimate.forwards * len(numbers)
-            backwards += estimate.backwards * len(numbers)
-        assert isinstance(value, Tensor)
+                gradient += found
+            values.append(estimate.objective)
+            logits.append(estimate.logits)
+            forwards += estimate.forwards * count
+            backwards += estimate.backwards * count
         chosen = self._chosen(problem, torch.cat(logits, 1))
-        return Estimate(tuple(gradients), value, chosen, forwards, backwards)
+        return Estimate(tuple(gradients), torch.stack(values).sum(0), chosen, forwards, backwards)
 
     def _passes(self) -> Iterator[tuple[int, ...]]:
         numbers = tuple(range(len(self.weights)))
@@ -131,40 +131,43 @@ class Averaged:
             return logits[:, self.origin]
         count = logits.shape[1]
         labels = problem.labels.repeat_interleave(count)
-        margins = margin(logits.flatten(0, 1), labels, problem.targeted)
+        margins = margin(logits.flatten(0, 1), labels, problem.targeted).view(-1, count)
         everyone = torch.arange(len(logits), device=logits.device)
-        return logits[everyone, _by_copy(margins, count).argmin(1)]
+        return logits[everyone, margins.argmin(1)]
 
 
 def repeat(problem: Problem, copies: int) -> Problem:
     """A problem with every clip, and all that is known of it, ``copies`` times in a row."""
-    if copies == 1:
-        return problem
     rows = torch.arange(len(problem.clip), device=problem.clip.device)
     return problem.select(rows.repeat_interleave(copies))
 
 
 @dataclass(frozen=True, eq=False)
-class _OnCopies:
-    """An objective of transformed copies."""
+class _OverCopies:
+    """The weighted sum of an objective over the copies of one pass; its logits are those of all copies (B, n, K)."""
 
     objective: Objective
     transform: Transform
     copies: Copies
+    weights: tuple[float, ...]
 
     def reference(self, problem: Problem) -> Mapping[str, Tensor]:
         return self.objective.reference(problem)
 
     def __call__(self, problem: Problem, adversarial: Clip) -> tuple[Tensor, Tensor]:
-        return self.objective(problem, self.transform(adversarial, self.copies))
+        rows = self.copies.problem
+        repeated = Clip(
+            video=_repeated(adversarial.video, len(self.weights)),
+            audio=None if adversarial.audio is None else _repeated(adversarial.audio, len(self.weights)),
+            sample_rate=adversarial.sample_rate,
+            ids=rows.clip.ids,
+        )
+        value, logits = self.objective(rows, self.transform(repeated, self.copies))
+        by_copy = value.view(-1, len(self.weights))
+        weights = torch.tensor(self.weights, dtype=value.dtype, device=value.device)
+        return (by_copy * weights).sum(1), logits.view(*by_copy.shape, -1)
 
 
-def _by_copy(rows: Tensor, copies: int) -> Tensor:
-    """(B * copies, ...) as (B, copies, ...)."""
-    return rows.reshape(-1, copies, *rows.shape[1:])
-
-
-def _weighted(rows: Tensor, weights: tuple[float, ...]) -> Tensor:
-    """(B, ...) weighted sums over each clip's (B * copies, ...) rows."""
-    scale = torch.tensor(weights, dtype=rows.dtype, device=rows.device)
-    return (_by_copy(rows, len(weights)) * scale.view(1, -1, *([1] * (rows.ndim - 1)))).sum(1)
+def _repeated(signal: Tensor, copies: int) -> Tensor:
+    """Every row ``copies`` times; going back, the copies' gradients are summed in a fixed order."""
+    return signal[:, None].expand(-1, copies, *signal.shape[1:]).flatten(0, 1)

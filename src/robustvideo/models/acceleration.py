@@ -58,7 +58,7 @@ def gradient_twin(model: M, precision: Precision) -> M:
     parameters = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
     try:
         twin = copy.deepcopy(model, dict(parameters))
-    except Exception:  # a module may hold anything: a lock, an open file, a tensor inside a graph
+    except (RuntimeError, TypeError, ValueError, copy.Error):  # it holds a lock, a file, a tensor inside a graph, ...
         return model
     twin.eval()
     cast = _CASTS.get(precision)

@@ -72,7 +72,7 @@ def channels_go_last(weight: Tensor) -> bool:
     if weight.ndim not in _FORMATS:
         return False
     if weight.device.type == "cpu":
-        return weight.dtype != torch.float64 and torch.backends.mkldnn.is_available()
+        return weight.dtype != torch.float64 and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
     return weight.device.type == "cuda" and weight.dtype in (torch.bfloat16, torch.float16)
 
 
@@ -94,7 +94,7 @@ def interleaved_gradient(weight: Tensor, stride: Sequence[int], padding: Sequenc
     before = [b - 1 - math.ceil(p / s) for b, p, s in zip(blocks, padding, stride, strict=True)]
     phases = F.pad(weight, [n for axis in reversed(range(dimensions)) for n in (lead[axis], tail[axis])])
     for axis in reversed(range(dimensions)):
-        phases = phases.unflatten(2 + axis, (blocks[axis], stride[axis]))
+        phases = torch.unflatten(phases, 2 + axis, (blocks[axis], stride[axis]))
     taps, remainders = (range(2 + first, 2 + 2 * dimensions, 2) for first in (0, 1))
     phases = phases.flip(list(taps)).permute(*remainders, 1, 0, *taps).flatten(0, dimensions)
     return _Interleaved(_laid_out(phases), tuple(stride), tuple(before))
@@ -117,7 +117,7 @@ class _Interleaved:
         found = _OPERATIONS[gradient.ndim](gradient, self.weight, padding=padding)
         for axis, (pad, before, size) in enumerate(zip(padding, self.before, coarse, strict=True)):
             found = found.narrow(2 + axis, pad - before, size)
-        found = found.unflatten(1, (*self.stride, -1))
+        found = torch.unflatten(found, 1, (*self.stride, -1))
         channel = 1 + dimensions
         within, among = range(1, channel), range(channel + 1, channel + 1 + dimensions)
         found = found.permute(0, *(axis for pair in zip(among, within, strict=True) for axis in pair), channel)
@@ -172,12 +172,13 @@ class _DifferentiatedBy(torch.autograd.Function):
 
 
 def _differentiated_by(operation: Map, gradient: Gradient, x: Tensor) -> Tensor:
-    return _DifferentiatedBy.apply(x, operation, gradient)  # type: ignore[no-any-return, no-untyped-call]
+    result: Tensor = _DifferentiatedBy.apply(x, operation, gradient)
+    return result
 
 
 def _along_time(plane: Map, x: Tensor) -> Tensor:
     """A convolution over (T, H x W) of (B, C, T, H, W)."""
-    return plane(x.flatten(3)).unflatten(3, x.shape[3:])
+    return torch.unflatten(plane(x.flatten(3)), 3, x.shape[3:])
 
 
 def _channels_last(operation: Map, x: Tensor) -> Tensor:
