@@ -265,3 +265,16 @@ def test_what_cannot_be_is_refused() -> None:
     ):
         with pytest.raises(InputError):
             Flickering(**bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [{"cyclic": True}, {"optimizer": "sign", "scores": "probabilities"}], ids=str)
+def test_neither_batch_nor_order_matters(options: dict[str, object]) -> None:
+    clip, model = clips(4), ConvNet(seed=1).double().eval()
+    labels = model(clip).argmax(1)
+    labels[1] = (labels[1] + 1) % 3
+    attack = Flickering(eps=32 / 255, steps=12, step_size=0.02, **options)  # type: ignore[arg-type]
+    together = attack(model, clip, labels)
+    for row in range(4):
+        alone = attack(model, clip.select([row]), labels[row : row + 1])
+        assert torch.equal(alone.clip.video[0], together.clip.video[row])
+        assert alone.forward_passes[0] == together.forward_passes[row]

@@ -131,3 +131,16 @@ def test_what_cannot_be_is_refused() -> None:
         FrameSaliency(norm="l2", eps=1.0, mode="refresh")
     with pytest.raises(InputError, match="on the video"):
         FrameSaliency(Linf(0.1, modality="audio"))
+
+
+def test_refresh_does_not_depend_on_the_batch() -> None:
+    """Clips of one batch need different frames, and different numbers of them."""
+    clip, model = clips(5), ConvNet(seed=1).double().eval()
+    labels = model(clip).argmax(1)
+    attack = FrameSaliency(eps=24 / 255, mode="refresh", steps=4, step_size=8 / 255)
+    together = attack(model, clip, labels)
+    for row in range(5):
+        alone = attack(model, clip.select([row]), labels[row : row + 1])
+        assert torch.equal(alone.clip.video[0], together.clip.video[row])
+        assert alone.forward_passes[0] == together.forward_passes[row]
+        assert alone.first_success_step[0] == together.first_success_step[row]

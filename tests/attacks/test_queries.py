@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from toys import Linear, Smooth, alternating, clips, weights
+from toys import ConvNet, Linear, Smooth, alternating, clips, weights
 
 from robustvideo.attacks.attack import Problem
 from robustvideo.attacks.boundary import Boundary
@@ -96,3 +96,32 @@ def test_what_cannot_be_is_refused(attack: type[NES] | type[SimBA] | type[Bounda
     if attack is not SimBA:
         with pytest.raises(InputError, match="did you mean 'lowres'"):
             attack(space="lowers")  # type: ignore[call-arg]
+
+
+VARIANTS = [
+    NES(eps=8 / 255, queries=60, space="pixel", query_grid=False),
+    NES(eps=8 / 255, queries=60, samples=8, space="frame", early_stop=False),
+    SimBA(eps=16 / 255, queries=25, basis="pixel", query_grid=False),
+    SimBA(L2(2.0, stored=False), queries=25, early_stop=False),
+    Boundary(eps=24 / 255, queries=70, space="pixel", query_grid=False),
+    Boundary(L2(4.0, stored=False), queries=160, space="flicker", early_stop=False),
+    Boundary(eps=24 / 255, queries=140),
+]
+
+
+@pytest.mark.parametrize("attack", VARIANTS, ids=lambda a: a.spec.replace(" ", ""))
+def test_neither_batch_nor_order_matters(attack: NES | SimBA | Boundary) -> None:
+    clip, model = clips(4), ConvNet(seed=1).double().eval()
+    labels = model(clip).argmax(1)
+    labels[1] = (labels[1] + 1) % 3  # one that is done at once
+    together = attack(model, clip, labels)
+    order = [2, 0, 3, 1]
+    shuffled = attack(model, clip.select(order), labels[order])
+    for row in range(4):
+        alone = attack(model, clip.select([row]), labels[row : row + 1])
+        for other, place in ((alone, 0), (shuffled, order.index(row))):
+            assert torch.equal(other.clip.video[place], together.clip.video[row])
+            assert other.forward_passes[place] == together.forward_passes[row]
+            assert other.first_success_step[place] == together.first_success_step[row]
+            width = other.loss_trace.shape[1]
+            assert torch.allclose(other.loss_trace[place], together.loss_trace[row, :width], equal_nan=True)

@@ -231,7 +231,8 @@ def test_new_content_is_the_pattern_plus_the_old_direction() -> None:
 
 def test_a_move_from_nothing_is_finite() -> None:
     _, after, *_ = moved(0, norm=0.0)
-    assert after.isfinite().all() or not torch.isnan(after).any()
+    assert after.isfinite().all()
+    assert torch.allclose(after.flatten(1).norm(dim=1), torch.ones(3).double(), rtol=1e-9)
 
 
 # --- queries ---

@@ -45,7 +45,7 @@ def input_gradient(network: nn.Module, video: Tensor) -> Tensor:
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
+    return float((found - expected).detach().norm() / expected.detach().norm())
 
 
 class Separable(nn.Module):

@@ -39,7 +39,10 @@ def test_logits_and_gradients_are_those_of_the_mean() -> None:
     by_hand = torch.stack([model(Clip(clip.video[:, :, s : s + 4])) for s in (0, 3, 6)]).mean(0)
     assert torch.allclose(windowed(clip), by_hand, atol=1e-12)
     gradients = []
-    for network in (windowed, lambda c: torch.stack([model(Clip(c.video[:, :, s : s + 4])) for s in (0, 3, 6)]).mean(0)):
+    for network in (
+        windowed,
+        lambda c: torch.stack([model(Clip(c.video[:, :, s : s + 4])) for s in (0, 3, 6)]).mean(0),
+    ):
         pixels = clip.video.clone().requires_grad_()
         network(Clip(pixels)).square().sum().backward()
         gradients.append(pixels.grad)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from robustvideo.attacks.attack import Attack, AttackResult, Problem, attacks
 from robustvideo.attacks.fab import FABT
 from robustvideo.attacks.search import in_turn
 from robustvideo.attacks.square import Square
-from robustvideo.errors import InputError
+from robustvideo.errors import InputError, unknown
 
 Version = Literal["standard", "plus", "rand", "custom"]
 
@@ -60,7 +60,8 @@ class AutoAttack(Attack):
     A member sees the clips that all members before it left standing (without ``early_stop`` all clips). It runs with
     the ensemble's threat model, targets, precision and early stopping; the ensemble's seed is added to its own. The
     authors' "plus" has an untargeted FAB where this has more starts of the targeted one. A member that fails ends
-    the attack: an ensemble is never silently weaker. The result is an `AutoAttackResult`.
+    the attack: an ensemble is never silently weaker. The result is an `AutoAttackResult`. An ensemble cannot be
+    resumed by itself: to a run it is one work item per batch, which is on disk whole or is done again.
 
     Attributes:
         version: which members. Default "standard".
@@ -79,8 +80,8 @@ class AutoAttack(Attack):
 
     def __post_init__(self, eps: float | None, norm: str | None) -> None:
         super().__post_init__(eps, norm)
-        if self.version not in ("standard", "plus", "rand", "custom"):
-            raise InputError(f"version is standard, plus, rand or custom, got {self.version!r}.")
+        if self.version not in get_args(Version):
+            raise unknown("version of autoattack", self.version, get_args(Version))
         if (self.version == "custom") != bool(self.members):
             raise InputError("members and version=custom go together: give both or neither.")
         if self.version == "custom" and (self.steps, self.queries) != (_STEPS, _QUERIES):

@@ -24,8 +24,9 @@ class CodecPGD(PGD):
     pass takes it for the identity (BPDA: Athalye et al. 2018; expectation over transformations: the same). A clip
     leaves the batch once it fools the model through *every* codec of the list, and losslessly.
 
-    The verdict, as everybody's, is on the lossless file. How much survives is another question: re-encode the
-    result with `robustvideo.data.codec.reencode` and classify it. The clip itself must come out lossless.
+    The verdict, as every attack's, is on the lossless file. How much survives is another question: re-encode the
+    result with `robustvideo.data.codec.reencode` and classify it. PGD that stops at the first success survives
+    least of all; PGD with ``early_stop=false`` is the comparison that says what the codecs in the loop are worth.
 
     Attributes:
         codecs: codecs and qualities, see `robustvideo.data.codec.parse_codec`. One step costs as many passes.

@@ -30,8 +30,8 @@ class NES(Attack):
     ``sqrt((n/2) / d)``: 0.006 for a 16x112x112 clip), so by default the noise is drawn at low resolution.
 
     Defaults: n 48, a step of a fifth of the budget (0.01 of 0.05), halved after 20 steps without progress down to a
-    tenth of itself, after V-BAD's public code (Jiang et al. 2019). It uses sigma 1e-6; an 8-bit file cannot hold
-    that, so sigma is 2/255 for queries on the grid, and 1e-3 off it.
+    tenth of itself, after V-BAD's public code (Jiang et al. 2019). Its sigma is at most 1e-5; an 8-bit file cannot
+    hold that, so ours is 2/255 for queries on the grid, and 1e-3 off it.
 
     Attributes:
         queries: forward passes per clip, at most; the last ones confirm the result. Default 5000.

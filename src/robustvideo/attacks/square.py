@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import Tensor
 from robustvideo.attacks.attack import Attack, AttackResult, Problem, attacks
 from robustvideo.attacks.search import conclude
 from robustvideo.clip import per_clip
-from robustvideo.errors import InputError
+from robustvideo.errors import InputError, unknown
 from robustvideo.randomness import ClipRandom
 from robustvideo.threat import L2, Linf
 
@@ -70,10 +70,10 @@ class Square(Attack):
             raise InputError(f"square needs at least two queries, got queries={self.queries}.")
         if not 0 < self.p_init <= 1:
             raise InputError(f"p_init is a share of the clip in (0, 1], got p_init={self.p_init:g}.")
-        if self.extent not in ("cube", "tube", "frame"):
-            raise InputError(f"extent is cube, tube or frame, got {self.extent!r}.")
-        if self.init not in ("stripes", "stripes_per_frame"):
-            raise InputError(f"init is stripes or stripes_per_frame, got {self.init!r}.")
+        if self.extent not in get_args(Extent):
+            raise unknown("extent of square", self.extent, get_args(Extent))
+        if self.init not in get_args(Init):
+            raise unknown("init of square", self.init, get_args(Init))
 
     def solve(self, problem: Problem) -> AttackResult:
         hunt = _Hunt(replace(problem, seed=self.seed), self.queries - 1)

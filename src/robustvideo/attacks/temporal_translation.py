@@ -38,7 +38,7 @@ class TemporalTranslation(GradientAttack):
 
     The paper's own settings are ``temporal_translation(eps=16/255)`` and, for TT-MI,
     ``temporal_translation(eps=16/255, momentum=1)``. One step costs ``2 * reach + 1`` passes. It is made to
-    transfer; as an attack on the very model that it differentiates it is no stronger than I-FGSM.
+    transfer: on the very model that it differentiates it need not be stronger than I-FGSM.
 
     Attributes:
         reach: L, the largest k. Default 7, i.e. 15 shifts.

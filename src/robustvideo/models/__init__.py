@@ -9,11 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustvideo.models.catalog import catalog as catalog
     from robustvideo.models.loading import load_model as load_model
     from robustvideo.models.windowed import Windowed as Windowed
 
-_HOMES = {"catalog": "catalog", "load_model": "loading", "Windowed": "windowed"}
+_HOMES = {"load_model": "loading", "Windowed": "windowed"}
 __all__ = sorted(_HOMES)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name.
 
     A torch file may wrap them in ``state_dict``, ``model_state`` or ``model``; a ``module.`` prefix that every name
-    carries (from data-parallel training) is dropped.
+    carries (from data-parallel training, or from `robustvideo.model.wrap`) is dropped.
 
     Raises:
         InputError: no such file, a damaged one, one that would have to run code, or one without tensors.
@@ -27,19 +28,24 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"There is no checkpoint {path}.")
     state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    prefix = "module."
-    if state and all(name.startswith(prefix) for name in state):
-        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return state
+    prefix = _shared_prefix(state)
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], name: str = "the checkpoint") -> None:
-    """Fill a module, every tensor of it and no other.
+    """Fill a module, every tensor of it and no other. A prefix ``module.`` of all its names need not be in ``state``.
+
+    Args:
+        module: what to fill.
+        state: tensors by name.
+        name: what to call them in a message.
 
     Raises:
         InputError: the first name that is missing or unexpected, or the first shape that differs.
     """
     own = module.state_dict()
+    prefix = "" if _shared_prefix(state) else _shared_prefix(own)
+    state = {prefix + key: tensor for key, tensor in state.items()}
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or unexpected:
         wrong = f"lacks {missing[0]!r}" if missing else f"has {unexpected[0]!r}, which the network lacks"
@@ -49,10 +55,27 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], name: str = "the 
     for key, tensor in own.items():
         if state[key].shape != tensor.shape:
             raise InputError(
-                f"{name} is of another network: {key!r} has shape {tuple(state[key].shape)}, "
-                f"the network's is {tuple(tensor.shape)}."
+                f"{name} is of another network: {key!r} has shape {tuple(state[key].shape)}, the network's is "
+                f"{tuple(tensor.shape)}; where only the number of classes differs, set classes=."
             )
-    module.load_state_dict(dict(state))
+    module.load_state_dict(state)
+
+
+def read_labels(path: Path) -> tuple[str, ...] | None:
+    """The class names that training put beside the weights of a safetensors file; None where there are none."""
+    if path.suffix != ".safetensors":
+        return None
+    with safe_open(path, framework="pt") as file:
+        metadata: Mapping[str, str] = file.metadata() or {}
+    return tuple(json.loads(metadata["labels"])) if "labels" in metadata else None
+
+
+def _shared_prefix(state: Mapping[str, Tensor]) -> str:
+    """``module.``, as many times as every name starts with it."""
+    prefix = ""
+    while state and all(name.startswith(prefix + "module.") for name in state):
+        prefix += "module."
+    return prefix
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
