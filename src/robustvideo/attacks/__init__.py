@@ -1,14 +1,37 @@
 """Attacks. Each is a frozen configuration; see `Attack`. ``robustvideo list attacks`` names them all."""
 
+from robustvideo.attacks.apgd import APGDCE as APGDCE
+from robustvideo.attacks.apgd import APGDDLR as APGDDLR
+from robustvideo.attacks.apgd import APGDT as APGDT
 from robustvideo.attacks.attack import Attack as Attack
 from robustvideo.attacks.attack import AttackResult as AttackResult
 from robustvideo.attacks.attack import attacks as attacks
+from robustvideo.attacks.autoattack import AutoAttack as AutoAttack
+from robustvideo.attacks.autoattack import AutoAttackResult as AutoAttackResult
+from robustvideo.attacks.boundary import Boundary as Boundary
+from robustvideo.attacks.codec_expectation import CodecPGD as CodecPGD
+from robustvideo.attacks.ensemble import Ensemble as Ensemble
+from robustvideo.attacks.fab import FABT as FABT
 from robustvideo.attacks.fgsm import FGSM as FGSM
 from robustvideo.attacks.fgsm import IFGSM as IFGSM
+from robustvideo.attacks.flickering import Flickering as Flickering
+from robustvideo.attacks.flickering import universal_flicker as universal_flicker
+from robustvideo.attacks.flickering import with_flicker as with_flicker
+from robustvideo.attacks.frame_saliency import FrameSaliency as FrameSaliency
+from robustvideo.attacks.masked import FrameBorder as FrameBorder
+from robustvideo.attacks.masked import MaskedPGD as MaskedPGD
+from robustvideo.attacks.mig import MIG as MIG
 from robustvideo.attacks.momentum import MIFGSM as MIFGSM
 from robustvideo.attacks.momentum import NIFGSM as NIFGSM
+from robustvideo.attacks.nes import NES as NES
 from robustvideo.attacks.noise import Noise as Noise
+from robustvideo.attacks.pam import PAM as PAM
 from robustvideo.attacks.pgd import PGD as PGD
+from robustvideo.attacks.simba import SimBA as SimBA
+from robustvideo.attacks.sparse import OneFrame as OneFrame
+from robustvideo.attacks.sparse import Sparse as Sparse
+from robustvideo.attacks.square import Square as Square
+from robustvideo.attacks.temporal_translation import TemporalTranslation as TemporalTranslation
 
 
 def load_attack(spec: str) -> Attack:

@@ -198,7 +198,7 @@ class Attack(ABC):
             torch.enable_grad(),
             torch.autocast(clip.device.type, enabled=False),
         ):
-            problem = self._problem(model, clip.detach(), labels.long().clone(), eps, masks)
+            problem = self.problem(model, clip.detach(), labels.long().clone(), eps, masks)
             result = self.solve(problem)
         lawful = problem.threat.verify(problem.clip, result.clip, problem.masks, problem.eps)
         if not lawful.all():
@@ -242,14 +242,20 @@ class Attack(ABC):
         """The same attack with another seed."""
         return replace(self, seed=seed)
 
-    def _problem(
+    def restrict(self, problem: Problem) -> Problem:
+        """What the attack itself adds to its problem: a narrower support, another parametrisation. Default: nothing."""
+        return problem
+
+    @final
+    def problem(
         self,
         model: Model,
         clip: Clip,
         labels: Tensor,
-        eps: Sequence[Tensor] | None,
-        masks: Sequence[Tensor | None] | None,
+        eps: Sequence[Tensor] | None = None,
+        masks: Sequence[Tensor | None] | None = None,
     ) -> Problem:
+        """The problem that a call poses; see `__call__` for its arguments."""
         parts = self.threat.parts
         if eps is None:
             eps = [torch.full((len(clip),), p.eps, dtype=clip.video.dtype, device=clip.device) for p in parts]
@@ -258,7 +264,7 @@ class Attack(ABC):
         if masks is None:
             random = ClipRandom(seed_for(self.seed, "support", name) for name in clip.ids)
             masks = [p.support.mask(clip.signal(p.modality), random) for p in parts]
-        return Problem(
+        posed = Problem(
             model=model,
             gradient_model=gradient_twin(model, self.precision),
             precision=self.precision,
@@ -269,7 +275,9 @@ class Attack(ABC):
             eps=tuple(e.clone() for e in eps),
             masks=tuple(None if m is None else m.clone() for m in masks),
             highest_label=int(labels.max()),
+            seed=self.seed,
         )
+        return self.restrict(posed)
 
 
 attacks: Registry[Attack] = Registry("attack", "attacks", "robustvideo.attacks")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -97,16 +97,8 @@ class Flickering(GradientAttack):
     def estimator(self) -> GradientEstimator:
         return Regularised(self.lam * self.beta1, self.lam * self.beta2, self.cyclic)
 
-    def _problem(
-        self,
-        model: Model,
-        clip: Clip,
-        labels: Tensor,
-        eps: Sequence[Tensor] | None,
-        masks: Sequence[Tensor | None] | None,
-    ) -> Problem:
+    def restrict(self, problem: Problem) -> Problem:
         assert isinstance(self.threat, NormBall)
-        problem = super()._problem(model, clip, labels, eps, masks)
         return replace(problem, threat=replace(self.threat, parametrisation="frame_colour"))
 
 
@@ -206,7 +198,7 @@ def universal_flicker(model: Model, batches: Iterable[tuple[Clip, Tensor]], atta
         while done < attack.steps:
             before = done
             for clip, labels in batches:
-                problem = replace(attack._problem(model, clip.detach(), labels, None, None), seed=attack.seed)
+                problem = attack.problem(model, clip.detach(), labels)
                 (part,) = problem.threat.parts
                 if colours is None:
                     colours = part.zeros(clip.video[:1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -15,9 +14,7 @@ from robustvideo.attacks.attack import Attack, Problem, Variables, attacks
 from robustvideo.attacks.gradients import Estimate, GradientEstimator, plain
 from robustvideo.attacks.objectives import Objective
 from robustvideo.attacks.pgd import PGD
-from robustvideo.clip import Clip
 from robustvideo.errors import InputError, unknown
-from robustvideo.model import Model
 from robustvideo.support import Border, Patch, Support
 from robustvideo.threat import Linf, ThreatModel
 
@@ -72,16 +69,8 @@ class _RegionAttack(PGD):
     def ascent(self, restart: int = 0) -> Ascent:
         return replace(super().ascent(restart), random_start=self.start == "random")
 
-    def _problem(
-        self,
-        model: Model,
-        clip: Clip,
-        labels: Tensor,
-        eps: Sequence[Tensor] | None,
-        masks: Sequence[Tensor | None] | None,
-    ) -> Problem:
-        problem = replace(super()._problem(model, clip, labels, eps, masks), seed=self.seed)
-        mask = self.region().mask(clip.video, problem.random("region"))
+    def restrict(self, problem: Problem) -> Problem:
+        mask = self.region().mask(problem.clip.video, problem.random("region"))
         return problem if mask is None else within(problem, mask)
 
 

@@ -10,7 +10,9 @@ import typer
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run directories; several make a comparison.")],
-    out: Annotated[Path | None, typer.Option(help="The page. Default: report.html in the run; comparison.html beside the first of several.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The page. Default: report.html in the run, or comparison.html beside it.")
+    ] = None,
 ) -> None:
     """Write one self-contained page that opens offline in any browser.
 

@@ -85,7 +85,7 @@ def random_targets(labels: Tensor, classes: int, seed: int, ids: Sequence[str]) 
 
 def select(result: AttackResult, index: Tensor) -> AttackResult:
     """The results of some of the clips."""
-    tensors = {f.name: getattr(result, f.name)[index] for f in fields(result) if f.name != "clip"}
+    tensors = {f.name: getattr(result, f.name)[index] for f in fields(AttackResult) if f.name != "clip"}
     return AttackResult(clip=result.clip.select(index), **tensors)
 
 
@@ -96,7 +96,7 @@ def _join(results: Sequence[AttackResult]) -> AttackResult:
 
 
 def _pack(result: AttackResult) -> dict[str, Tensor]:
-    tensors = {f.name: getattr(result, f.name).contiguous() for f in fields(result) if f.name != "clip"}
+    tensors = {f.name: getattr(result, f.name).contiguous() for f in fields(AttackResult) if f.name != "clip"}
     tensors["video"] = result.clip.video.contiguous()
     if result.clip.audio is not None:
         tensors["audio"] = result.clip.audio.contiguous()

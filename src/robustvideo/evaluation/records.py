@@ -51,12 +51,13 @@ class Record:
         target: target class of a targeted attack; -1 when untargeted.
         clean_confidence, adversarial_confidence: softmax probability of the predicted class.
         margin: largest wrong logit minus the true one on the stored clip; positive when misclassified.
-        loss_trace: objective per step; empty for "clean".
+        loss_trace: objective per step, thinned to 200 points when there are more; empty for "clean".
         frame_rms: root mean square change of each frame.
         clip_file: the saved adversarial video, relative to the run directory; empty when not saved.
         status: "ok", or "unusable" when the clip could not be read.
         message: why a clip is unusable.
         surrogate: spec of the model that the clip was crafted on; empty for the model under test itself.
+        member: of an ensemble, the member that broke the clip first; empty when none did.
         codecs: re-encodings of the stored clip that were tried.
         codec_success: per codec, whether the attack succeeds (for "clean": the model errs) after it.
         item: the work item that wrote the row; used to drop duplicates.
@@ -92,6 +93,7 @@ class Record:
     status: str = "ok"
     message: str = ""
     surrogate: str = ""
+    member: str = ""
     codecs: list[str] = field(default_factory=list)
     codec_success: list[bool] = field(default_factory=list)
     item: str = ""

@@ -10,6 +10,7 @@ import torch
 
 from robustvideo import distances
 from robustvideo.attacks.attack import Attack, AttackResult, Verdict
+from robustvideo.attacks.autoattack import AutoAttackResult
 from robustvideo.clip import Clip
 from robustvideo.evaluation.records import CLEAN, Record
 from robustvideo.registry import describe
@@ -116,8 +117,29 @@ def attacked(rows: Sequence[Record], clean: Clip, result: AttackResult, seconds:
         "margin": result.margin,
     }
     values = {name: column.tolist() for name, column in columns.items()}
-    traces = [[v for v in trace if not math.isnan(v)] for trace in result.loss_trace.tolist()]
+    traces = [_thinned([v for v in trace if not math.isnan(v)]) for trace in result.loss_trace.tolist()]
+    members = _members(result)
     return [
-        replace(row, seconds=seconds, loss_trace=traces[i], **{name: column[i] for name, column in values.items()})
+        replace(
+            row,
+            seconds=seconds,
+            loss_trace=traces[i],
+            member=members[i],
+            **{name: column[i] for name, column in values.items()},
+        )
         for i, row in enumerate(rows)
     ]
+
+
+def _thinned(trace: list[float], most: int = 200) -> list[float]:
+    """At most so many points of a trace, evenly spread, the first and the last among them."""
+    if len(trace) <= most:
+        return trace
+    return [trace[round(i * (len(trace) - 1) / (most - 1))] for i in range(most)]
+
+
+def _members(result: AttackResult) -> list[str]:
+    """Per clip, the member of an ensemble that broke it."""
+    if not isinstance(result, AutoAttackResult):
+        return [""] * len(result.success)
+    return [result.members[i] if i >= 0 else "" for i in result.broken_by.tolist()]

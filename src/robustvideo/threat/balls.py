@@ -113,6 +113,8 @@ class RoundedNormBall(NormBall):
         low, high = torch.zeros_like(eps), torch.ones_like(eps)
         for _ in range(12):
             fits = rounded(high)[1] <= wanted
+            if not fits.any():
+                break
             low, high = torch.where(fits, high, low), torch.where(fits, 2 * high, high)
         for _ in range(14):
             middle = (low + high) / 2
