@@ -237,7 +237,7 @@ def problem_for(
 ) -> Problem:
     """What an attack's loop sees, with the model itself as its gradient twin."""
     attack = PGD(threat, targeted=targeted, precision=precision)
-    return replace(attack._problem(model, clip, labels, None, None), gradient_model=model)
+    return replace(attack.problem(model, clip, labels, None, None), gradient_model=model)
 
 
 def short(thing: object) -> str:

@@ -23,7 +23,7 @@ from robustvideo.threat import L2, Joint, Linf, ThreatModel
 def problem(threat: ThreatModel, clip: Clip | None = None) -> Problem:
     """The problem that an attack under this threat model poses."""
     clip = clips(3) if clip is None else clip
-    return PGD(threat)._problem(Linear(weights()), clip, alternating(len(clip)), None, None)
+    return PGD(threat).problem(Linear(weights()), clip, alternating(len(clip)), None, None)
 
 
 def test_directions_of_every_space() -> None:
@@ -73,7 +73,7 @@ def test_probes_leave_untouched_values_as_they_are() -> None:
 def test_sound_is_asked_about_too() -> None:
     clip = clips(2, samples=40)
     threat = Joint((Linf(8 / 255), Linf(0.012, modality="audio")))
-    here = PGD(threat)._problem(Smooth(audio=(1, 40)), clip, alternating(2), None, None)
+    here = PGD(threat).problem(Smooth(audio=(1, 40)), clip, alternating(2), None, None)
     assert clip.audio is not None
     changes = (torch.full_like(clip.video, 1.5), torch.full_like(clip.audio, 3.0))
     shown = ask(here, changes, True, bounded=False).clip
