@@ -50,7 +50,7 @@ class RandomModel(TwoClass):
         return (clip.video * weight).flatten(1).sum(1)
 
 
-def mean_of(transform: object, copies: int, copies_per_pass: int = 3, origin: int | None = None) -> Averaged:
+def mean_of(transform: object, copies: int, copies_per_pass: int | None = 3, origin: int | None = None) -> Averaged:
     return Averaged(transform, (1 / copies,) * copies, copies_per_pass, origin)  # type: ignore[arg-type]
 
 
@@ -154,7 +154,8 @@ def test_how_copies_are_packed_does_not_matter(threat: Linf | FlowField) -> None
     problem = problem_for(ConvNet().double().eval(), clips(3), torch.tensor([0, 1, 2]), threat)
     problem = replace(problem, clip=replace(problem.clip, ids=("a", "b", "c")))
     results = [
-        mean_of(Noise(0.05), 7, packed)(problem, CrossEntropy(), off_the_start(problem), 3) for packed in (1, 2, 7, 50)
+        mean_of(Noise(0.05), 7, packed)(problem, CrossEntropy(), off_the_start(problem), 3)
+        for packed in (1, 2, 7, 50, None)
     ]
     for other in results[1:]:
         assert torch.allclose(results[0].gradients[0], other.gradients[0], rtol=1e-10, atol=1e-14)
@@ -194,6 +195,15 @@ def test_every_copy_is_counted_and_seen() -> None:
     found = mean_of(Noise(0.1), 7, 3)(problem, CrossEntropy(), start(problem), 0)
     assert [len(ids) for ids in model.tally.calls] == [9, 9, 3]
     assert [model.tally.forwards(name) for name in problem.clip.ids] == [found.forwards] * 3 == [7] * 3
+
+
+def test_passes_stay_full_while_clips_leave() -> None:
+    """Left to itself it packs about eight clips into a pass, whatever the batch."""
+    for batch, expected in ((1, [8, 7]), (3, [6] * 7 + [3]), (9, [9] * 15)):
+        model = Watched(Smooth())
+        problem = problem_for(model, clips(batch), alternating(batch), Linf(8 / 255))
+        mean_of(Noise(0.1), 15, None)(problem, CrossEntropy(), start(problem), 0)
+        assert [len(ids) for ids in model.tally.calls] == expected
 
 
 def test_logits_are_those_of_the_origin_or_of_the_copy_furthest_from_success() -> None:

@@ -19,8 +19,7 @@ from robustvideo.data import collate
 from robustvideo.data.kinetic import LABELS, Kinetic
 from robustvideo.errors import InputError
 from robustvideo.model import Framewise, classify
-from robustvideo.models import embedded
-from robustvideo.training.checkpoint import save_weights
+from robustvideo.models import embedded, load_model
 from robustvideo.training.recipe import Recipe, load_recipe
 
 FRAMEWISE = ("cnn_lstm", "frame2d")
@@ -125,14 +124,12 @@ def test_adversarial_training_shows() -> None:
     assert robust["r3d"] < 0.3 < robust["r3d_at"]
 
 
-def test_what_cannot_be_loaded_says_so(tmp_path: Path) -> None:
+def test_a_name_that_does_not_exist() -> None:
     with pytest.raises(InputError, match="did you mean 'r3d'"):
         embedded.load("r3")
-    with pytest.raises(InputError, match="no file of weights"):
-        embedded.load_weights(embedded.build("r3d"), tmp_path / "none.safetensors")
-    (tmp_path / "text").write_text("not weights")
-    with pytest.raises(InputError, match="cannot be read"):
-        embedded.load_weights(embedded.build("r3d"), tmp_path / "text")
-    save_weights(tmp_path / "other", embedded.build("frame2d").state_dict(), {})
-    with pytest.raises(InputError, match="another network"):
-        embedded.load_weights(embedded.build("r3d"), tmp_path / "other")
+
+
+def test_the_spec_loads_it() -> None:
+    model = load_model("embedded:r3d")
+    assert model.labels == LABELS
+    assert not model.training

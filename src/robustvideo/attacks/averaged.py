@@ -20,6 +20,8 @@ from robustvideo.clip import Clip
 from robustvideo.errors import InputError
 from robustvideo.randomness import ClipRandom, seed_for
 
+_CLIPS_PER_PASS = 8  # fewer leave a processor idle, more overflow its caches (benchmarks/temporal_translation.py)
+
 
 @dataclass(frozen=True, eq=False)
 class Copies:
@@ -82,7 +84,8 @@ class Averaged:
         transform: what distinguishes the copies.
         weights: one weight per copy, used as they are.
         copies_per_pass: at most this many copies of every clip go through the model at once; memory grows with it,
-            results do not change but for rounding.
+            results do not change but for rounding. None: as many as make up 8 clips, at least one, so that a pass
+            stays full while clips leave the batch, and needs little more memory than the batch itself.
         origin: number of the copy that the transform leaves as it is; None when there is none.
 
     Raises:
@@ -91,20 +94,20 @@ class Averaged:
 
     transform: Transform
     weights: tuple[float, ...]
-    copies_per_pass: int
+    copies_per_pass: int | None = None
     origin: int | None = None
 
     def __post_init__(self) -> None:
         if not self.weights:
             raise InputError("An average needs at least one copy.")
-        if self.copies_per_pass < 1:
+        if self.copies_per_pass is not None and self.copies_per_pass < 1:
             raise InputError(f"At least one copy goes through the model at once, got {self.copies_per_pass}.")
 
     def __call__(self, problem: Problem, objective: Objective, variables: Variables, step: int) -> Estimate:
         gradients = [torch.zeros_like(v) for v in variables]
         values, logits, forwards, backwards = [], [], 0, 0
         rows = problem
-        for numbers in self._passes():
+        for numbers in self._passes(len(problem.clip)):
             count = len(numbers)
             if len(rows.clip) != len(problem.clip) * count:
                 rows = repeat(problem, count)
@@ -120,10 +123,12 @@ class Averaged:
         chosen = self._chosen(problem, torch.cat(logits, 1))
         return Estimate(tuple(gradients), torch.stack(values).sum(0), chosen, forwards, backwards)
 
-    def _passes(self) -> Iterator[tuple[int, ...]]:
+    def _passes(self, clips: int) -> Iterator[tuple[int, ...]]:
+        """The numbers of the copies that go together, pass by pass."""
+        together = self.copies_per_pass or max(1, _CLIPS_PER_PASS // clips)
         numbers = tuple(range(len(self.weights)))
-        for start in range(0, len(numbers), self.copies_per_pass):
-            yield numbers[start : start + self.copies_per_pass]
+        for start in range(0, len(numbers), together):
+            yield numbers[start : start + together]
 
     def _chosen(self, problem: Problem, logits: Tensor) -> Tensor:
         """(B, K) out of the logits (B, copies, K) of all copies."""

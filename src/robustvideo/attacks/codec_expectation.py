@@ -51,11 +51,8 @@ class CodecPGD(PGD):
 
 
 def codec_expectation(codecs: tuple[str, ...]) -> Averaged:
-    """The estimator that averages gradients over codecs; any gradient attack can be given it.
-
-    One codec's copies at a time go through the model, so memory is that of the attack without it.
-    """
-    return Averaged(transform=Reencoded(codecs), weights=(1 / len(codecs),) * len(codecs), copies_per_pass=1)
+    """The estimator that averages gradients over codecs; any gradient attack can be given it."""
+    return Averaged(transform=Reencoded(codecs), weights=(1 / len(codecs),) * len(codecs))
 
 
 @dataclass(frozen=True)

@@ -35,21 +35,21 @@ class MIG(MIFGSM):
 
     Attributes:
         points: s, the number of points on the path, at least 1. Default 20, the paper's.
-        copies_per_pass: points that go through the model at once. More need more memory. Default 5.
+        copies_per_pass: points of every clip that go through the model at once. Default: as many as make up
+            8 clips, at least one.
 
     Raises:
         InputError: a value out of its range.
     """
 
     points: int = 20
-    copies_per_pass: int = 5
+    copies_per_pass: int | None = None
 
     def __post_init__(self, eps: float | None, norm: str | None) -> None:
         super().__post_init__(eps, norm)
         if self.points < 1:
             raise InputError(f"A path needs at least one point, got points={self.points}.")
-        if self.copies_per_pass < 1:
-            raise InputError(f"At least one copy goes through the model at once, got {self.copies_per_pass}.")
+        self.estimator()  # refuses what no average can be made of
 
     def objective(self) -> Objective:
         return LabelScore()

@@ -43,7 +43,8 @@ class PAM(MIFGSM):
     Attributes:
         scales: m, the number of points on each path, at least 1. Default 4, the paper's.
         colours: k, the number of paths, 1 to 8, from the first of `COLOURS`. Default 8, the paper's.
-        copies_per_pass: copies that go through the model at once. More need more memory. Default 5.
+        copies_per_pass: copies of every clip that go through the model at once. Default: as many as make up
+            8 clips, at least one.
 
     Raises:
         InputError: a value out of its range.
@@ -51,7 +52,7 @@ class PAM(MIFGSM):
 
     scales: int = 4
     colours: int = 8
-    copies_per_pass: int = 5
+    copies_per_pass: int | None = None
 
     def __post_init__(self, eps: float | None, norm: str | None) -> None:
         super().__post_init__(eps, norm)
@@ -59,8 +60,7 @@ class PAM(MIFGSM):
             raise InputError(f"A path needs at least one point, got scales={self.scales}.")
         if not 1 <= self.colours <= len(COLOURS):
             raise InputError(f"There are paths to 1 to {len(COLOURS)} colours, got colours={self.colours}.")
-        if self.copies_per_pass < 1:
-            raise InputError(f"At least one copy goes through the model at once, got {self.copies_per_pass}.")
+        self.estimator()  # refuses what no average can be made of
 
     def estimator(self) -> GradientEstimator:
         copies = 1 + self.scales * self.colours

@@ -53,7 +53,8 @@ class TemporalTranslation(GradientAttack):
             whole. Default "frame", the authors'. Without momentum nothing is normalised.
         roll_sound: roll the sound along with the video, by the same share of its length. By default it stays where
             it is: the video slides along its own sound.
-        copies_per_pass: shifts that go through the model at once. More need more memory. Default 5.
+        copies_per_pass: shifts of every clip that go through the model at once. Default: as many as make up
+            8 clips, at least one.
 
     Raises:
         InputError: a value out of its range.
@@ -65,7 +66,7 @@ class TemporalTranslation(GradientAttack):
     momentum: float = 0.0
     normalise: Normalisation = "frame"
     roll_sound: bool = False
-    copies_per_pass: int = 5
+    copies_per_pass: int | None = None
 
     def __post_init__(self, eps: float | None, norm: str | None) -> None:
         super().__post_init__(eps, norm)
@@ -80,8 +81,7 @@ class TemporalTranslation(GradientAttack):
             raise InputError(f"The largest shift is not negative, got reach={self.reach}.")
         if self.momentum < 0:
             raise InputError(f"A decay factor is not negative, got momentum={self.momentum:g}.")
-        if self.copies_per_pass < 1:
-            raise InputError(f"At least one copy goes through the model at once, got {self.copies_per_pass}.")
+        self.estimator()  # refuses what no average can be made of
 
     def update(self) -> UpdateRule:
         if self.momentum == 0:

@@ -10,18 +10,16 @@ Each file of weights tells in its metadata the recipe that made it, the recipe's
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.resources import as_file, files
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from robustvideo.errors import InputError, unknown
+from robustvideo.errors import unknown
 from robustvideo.model import Model, WrappedModel, wrap
+from robustvideo.models.checkpoint import load_state, read_labels, read_state
 
 FRAMES, SIZE = 16, (48, 48)
 CLASSES = 8
@@ -49,35 +47,11 @@ def load(name: str) -> Model:
     Raises:
         InputError: an unknown name.
     """
-    if name not in _BUILDERS:
-        raise unknown("embedded model", name, _BUILDERS)
+    model = build(name)
     with as_file(files("robustvideo") / "models" / "weights" / f"{name}.safetensors") as path:
-        return load_weights(build(name), path).eval()
-
-
-def load_weights(model: Model, path: Path) -> Model:
-    """Fill a network with the weights that training exported, in its own precision; returns the network.
-
-    The class names in the file become the model's.
-
-    Raises:
-        InputError: no such file, not a file of weights, or weights of another network.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-            metadata: Mapping[str, str] = file.metadata() or {}
-    except FileNotFoundError as error:
-        raise InputError(f"There is no file of weights {path}.") from error
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} cannot be read as safetensors weights.") from error
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise InputError(f"The weights in {path} are those of another network.") from error
-    if "labels" in metadata:
-        model.labels = tuple(json.loads(metadata["labels"]))
-    return model
+        load_state(model, read_state(path), f"embedded:{name}")
+        model.labels = read_labels(path)
+    return model.eval()
 
 
 class Residual(nn.Module):

@@ -108,12 +108,12 @@ class Trainer:
         self.attack: Attack | None = None
         if recipe.validation.attack is not None:
             self.attack = load_attack(recipe.validation.attack)
+        data = load_data(recipe.data.train)
         set_seed(seed_for(recipe.seed, "weights") % 2**32)
-        self.network = build_network(recipe.model).to(accelerator.device)
-        self.train_clips = self._clips(load_data(recipe.data.train, labels=self.network.labels))
-        if self.network.labels is None:
-            self.network.labels = self.train_clips.data.labels
-        self.val_clips = self._clips(self._validated(load_data(recipe.data.val, labels=self.network.labels)))
+        self.network = build_network(recipe.model, len(data.labels)).to(accelerator.device)
+        self.labels = self.network.labels or data.labels
+        self.train_clips = self._clips(data if data.labels == self.labels else data.relabelled(self.labels))
+        self.val_clips = self._clips(self._validated(load_data(recipe.data.val, labels=self.labels)))
         self._check_fit()
         parts = accelerator.num_processes * recipe.accumulation
         self.plan = Plan(len(self.train_clips), recipe.batch_size, parts, recipe.seed)
@@ -213,12 +213,12 @@ class Trainer:
     def _finish(self) -> dict[str, Accuracy]:
         """Round the best weights as they will be stored, measure them, and write them with what was measured."""
         recipe = self.recipe
-        network = build_network(recipe.model).to(self.accelerator.device)
+        network = build_network(recipe.model, len(self.labels)).to(self.accelerator.device)
         weights = rounded(self.folder.load_best(), recipe.export.precision)
         network.load_state_dict(weights)
         splits = {"val": self.val_clips}
         if recipe.data.test is not None:
-            splits["test"] = self._clips(load_data(recipe.data.test, labels=self.network.labels))
+            splits["test"] = self._clips(load_data(recipe.data.test, labels=self.labels))
         accuracies = {}
         for name, clips in splits.items():
             clean, robust, total = self._count(network, clips)
@@ -226,8 +226,7 @@ class Trainer:
             if self.attack is not None:
                 accuracies[f"{name} under {self.attack.spec}"] = Accuracy(robust, total)
         if self.accelerator.is_main_process:
-            assert self.network.labels is not None
-            export(self.folder.path / recipe.export.path, weights, recipe, self.network.labels, accuracies)
+            export(self.folder.path / recipe.export.path, weights, recipe, self.labels, accuracies)
             self.folder.save_summary(accuracies)
         return accuracies
 
@@ -263,9 +262,10 @@ class Trainer:
         clip, _ = self.train_clips[0].restore(self.accelerator.device)
         with at_rest(self.network):
             logits = classify(self.network, clip)
-        classes = len(self.train_clips.data.labels)
-        if logits.shape[1] < classes:
-            raise InputError(f"The model has {logits.shape[1]} classes, but {self.recipe.data.train} has {classes}.")
+        if logits.shape[1] < len(self.labels):
+            raise InputError(
+                f"The model has {logits.shape[1]} classes, but {self.recipe.data.train} has {len(self.labels)}."
+            )
 
     @property
     def _batches_done(self) -> int:
