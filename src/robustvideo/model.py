@@ -143,7 +143,7 @@ class WrappedModel(Model):
         return logits_of(self.module(self.prepare(clip.video)))
 
     def prepare(self, video: Tensor) -> Tensor:
-        """Sampling, resizing, channel order, normalisation and layout, all differentiable."""
+        """Sampling, resizing, normalisation, channel order, layout and the weights' type, all differentiable."""
         if self.frames is not None and video.shape[2] != self.frames:
             video = video[:, :, uniform_indices(video.shape[2], self.frames).to(video.device)]
         if self.size is not None and tuple(video.shape[3:]) != self.size:
@@ -159,7 +159,7 @@ class WrappedModel(Model):
             video = video.transpose(1, 2)
         elif self.layout == "bthwc":
             video = video.permute(0, 2, 3, 4, 1)
-        return video
+        return video.to(next((p.dtype for p in self.module.parameters() if p.is_floating_point()), video.dtype))
 
 
 def wrap(

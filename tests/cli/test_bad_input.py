@@ -14,7 +14,7 @@ from robustvideo.cli import app
 from robustvideo.data import load_data, write_lossless
 from robustvideo.evaluation.records import read_records
 
-MODEL = '''
+MODEL = """
 import torch
 from torch import nn
 import robustvideo as rv
@@ -41,7 +41,7 @@ def build(kind="good"):
 
 def bare():
     return nn.Linear(1, 1)
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def evaluate(place: Path, out: Path, *changes: str, model: str = "model.py:build", data: str = "clips.csv?frames=8&size=32"):
+def evaluate(
+    place: Path, out: Path, *changes: str, model: str = "model.py:build", data: str = "clips.csv?frames=8&size=32"
+):
     arguments = ["evaluate", "--model", f"file:{place}/{model}", "--data", f"manifest:{place}/{data}"]
     attack = () if "--attack" in changes else ("--attack", "pgd(eps=8/255, steps=2)")
     return CliRunner().invoke(app, [*arguments, *attack, "--device", "cpu", "--out", str(out), *changes])

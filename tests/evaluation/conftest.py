@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-NETWORK = '''
+NETWORK = """
 import torch
 from torch import nn
 import robustvideo as rv
@@ -20,7 +20,7 @@ def build(classes="8", dtype="float32"):
     )
     network[4].weight.data.mul_(20)
     return rv.wrap(network.to(getattr(torch, dtype)), frames=16, size=48)
-'''
+"""
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ other pictures, masked copies, re-encoded copies. They differ in the `Transform`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -126,9 +127,10 @@ class Averaged:
     def _passes(self, clips: int) -> Iterator[tuple[int, ...]]:
         """The numbers of the copies that go together, pass by pass."""
         together = self.copies_per_pass or max(1, _CLIPS_PER_PASS // clips)
-        numbers = tuple(range(len(self.weights)))
-        for start in range(0, len(numbers), together):
-            yield numbers[start : start + together]
+        copies = len(self.weights)
+        passes = math.ceil(copies / together)
+        for i in range(passes):  # of even size: a single clip left over would be slow
+            yield tuple(range(i * copies // passes, (i + 1) * copies // passes))
 
     def _chosen(self, problem: Problem, logits: Tensor) -> Tensor:
         """(B, K) out of the logits (B, copies, K) of all copies."""

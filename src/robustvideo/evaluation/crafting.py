@@ -3,34 +3,47 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from robustvideo.attacks.attack import Attack, AttackResult, judge
+from robustvideo.attacks.attack import Attack, AttackResult, Verdict, judge
 from robustvideo.clip import Clip, concatenate
 from robustvideo.model import Model, at_rest, is_out_of_memory
 from robustvideo.randomness import ClipRandom, seed_for
 from robustvideo.storage import slug, write_atomically
 
+R = TypeVar("R")
+
 
 def craft(attack: Attack, model: Model, clip: Clip, labels: Tensor) -> AttackResult:
     """Attack a batch; where memory runs out, in halves."""
+    return _in_halves(lambda c, y: attack(model, c, y), clip, labels, _join_results)
+
+
+def clean_verdict(model: Model, clip: Clip, labels: Tensor) -> Verdict:
+    """Classify a batch as it is; where memory runs out, in halves."""
+    with at_rest(model):
+        return _in_halves(lambda c, y: judge(model, c, y), clip, labels, _join_verdicts)
+
+
+def _in_halves(work: Callable[[Clip, Tensor], R], clip: Clip, labels: Tensor, join: Callable[[Sequence[R]], R]) -> R:
     try:
-        return attack(model, clip, labels)
+        return work(clip, labels)
     except (RuntimeError, MemoryError) as error:
         if len(clip) == 1 or not is_out_of_memory(error):
             raise
-    gc.collect()
+    gc.collect()  # outside the handler, whose traceback would hold on to the memory
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     half = len(clip) // 2
     parts = [torch.arange(half, device=labels.device), torch.arange(half, len(clip), device=labels.device)]
-    return _join([craft(attack, model, clip.select(part), labels[part]) for part in parts])
+    return join([_in_halves(work, clip.select(part), labels[part], join) for part in parts])
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +102,13 @@ def select(result: AttackResult, index: Tensor) -> AttackResult:
     return AttackResult(clip=result.clip.select(index), **tensors)
 
 
-def _join(results: Sequence[AttackResult]) -> AttackResult:
+def _join_verdicts(verdicts: Sequence[Verdict]) -> Verdict:
+    names = [f.name for f in fields(Verdict) if f.name != "clip"]
+    tensors = {name: torch.cat([getattr(v, name) for v in verdicts]) for name in names}
+    return Verdict(clip=concatenate([v.clip for v in verdicts]), **tensors)
+
+
+def _join_results(results: Sequence[AttackResult]) -> AttackResult:
     names = [f.name for f in fields(AttackResult) if f.name != "clip"]
     tensors = {name: torch.cat([getattr(r, name) for r in results]) for name in names}
     return AttackResult(clip=concatenate([r.clip for r in results]), **tensors)

@@ -20,7 +20,7 @@ from robustvideo.clip import Clip, concatenate
 from robustvideo.data.codec import reencode
 from robustvideo.data.dataset import UnusableClip, VideoDataset
 from robustvideo.data.video_file import write_lossless
-from robustvideo.evaluation.crafting import Surrogate, craft, random_targets, select, transferred
+from robustvideo.evaluation.crafting import Surrogate, clean_verdict, craft, random_targets, select, transferred
 from robustvideo.evaluation.records import CLEAN, Record, write_shard
 from robustvideo.evaluation.rows import attacked, under, undisturbed, unusable
 from robustvideo.model import Model, at_rest, device_of, uniform_indices
@@ -153,9 +153,7 @@ class Runner:
         if not clips:
             return _Batch([], labels, None, reasons)
         clip = concatenate(list(clips.values())).to(self.device)
-        with at_rest(self.model):
-            clean = judge(self.model, clip, labels)
-        return _Batch(list(clips), labels, clean, reasons)
+        return _Batch(list(clips), labels, clean_verdict(self.model, clip, labels), reasons)
 
     def _clean_records(self, item: Item, batch: _Batch) -> list[Record]:
         records = []

@@ -1,0 +1,89 @@
+"""Out of memory a batch is attacked in halves; clips crafted on a surrogate are crafted once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import robustvideo as rv
+from robustvideo.attacks import load_attack
+from robustvideo.clip import Clip
+from robustvideo.data import load_data
+from robustvideo.errors import InputError
+from robustvideo.evaluation.crafting import Surrogate, random_targets
+from robustvideo.evaluation.records import comparable
+from robustvideo.model import Model
+from robustvideo.models import load_model
+
+ATTACKS = ["noise(eps=8/255)", "pgd(eps=4/255, steps=3)"]
+
+
+class Cramped(Model):
+    """A model with memory for two clips at a time."""
+
+    def __init__(self, inner: Model):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, clip: Clip) -> torch.Tensor:
+        if len(clip) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.inner(clip)
+
+
+def evaluate(model: Model, out: Path, **options: object) -> list[dict[str, object]]:
+    data = load_data("embedded:kinetic?split=test&clips=10")
+    attacks = [load_attack(spec) for spec in ATTACKS]
+    run = rv.evaluate(model, data, attacks, out=out, batch_size=5, save_clips=0, quiet=True, **options)
+    return comparable(run.records())
+
+
+def test_out_of_memory_halves_the_batch(network_file: Path, tmp_path: Path) -> None:
+    model = load_model(f"file:{network_file}:build").double()
+    roomy, cramped = (evaluate(m, tmp_path / name) for m, name in ((model, "roomy"), (Cramped(model), "cramped")))
+    for a, b in zip(roomy, cramped, strict=True):
+        for name in ("sample_id", "attack", "success", "adversarial_prediction", "linf", "first_success_step"):
+            assert a[name] == b[name]
+
+
+def test_another_error_is_not_taken_for_out_of_memory(network_file: Path, tmp_path: Path) -> None:
+    class Broken(Cramped):
+        def forward(self, clip: Clip) -> torch.Tensor:
+            raise RuntimeError("size mismatch")
+
+    with pytest.raises(InputError, match="size mismatch"):
+        evaluate(Broken(load_model(f"file:{network_file}:build")), tmp_path / "run")
+
+
+def test_transfer_crafts_once_and_the_diagonal_is_the_white_box(network_file: Path, tmp_path: Path) -> None:
+    model = load_model(f"file:{network_file}:build").double()
+    surrogate = Surrogate("own", model, tmp_path / "crafted")
+    direct = evaluate(model, tmp_path / "direct")
+    for name in ("first", "again"):
+        through = evaluate(model, tmp_path / name, surrogates=[surrogate])
+        for a, b in zip(direct, through, strict=True):
+            assert (a["sample_id"], a["success"]) == (b["sample_id"], b["success"])
+            assert b["surrogate"] == ("" if b["attack"] == "clean" else "own")
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "crafted").iterdir()}
+    assert len(kept) == 2 * 2  # two batches, two attacks
+    evaluate(model, tmp_path / "third", surrogates=[surrogate])
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "crafted").iterdir()} == kept
+
+
+def test_codecs_are_recorded_beside_the_clean_baseline(network_file: Path, tmp_path: Path) -> None:
+    rows = evaluate(load_model(f"file:{network_file}:build"), tmp_path / "run", codecs=["h264:18", "h264:45"])
+    for row in rows:
+        if row["attack"] == "clean" or row["forward_passes"]:
+            assert row["codecs"] == ["h264:18", "h264:45"]
+            assert len(row["codec_success"]) == 2
+
+
+def test_random_targets_are_other_classes_and_the_clip_s_own() -> None:
+    labels = torch.tensor([0, 1, 2, 3] * 50)
+    ids = [str(i) for i in range(200)]
+    targets = random_targets(labels, 4, seed=1, ids=ids)
+    assert (targets != labels).all()
+    assert set(targets.tolist()) == {0, 1, 2, 3}
+    assert random_targets(labels[7:8], 4, seed=1, ids=ids[7:8]).tolist() == [int(targets[7])]
