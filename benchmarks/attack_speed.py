@@ -123,9 +123,7 @@ def main() -> None:
     with torch.no_grad():
         labels = reference(video).argmax(1)
     chosen = {
-        name: run
-        for name, run in CONTENDERS.items()
-        if not options.only or any(part in name for part in options.only)
+        name: run for name, run in CONTENDERS.items() if not options.only or any(part in name for part in options.only)
     }
     seconds: dict[str, list[float]] = {name: [] for name in chosen}
     accuracy: dict[str, float] = {}

@@ -4,6 +4,7 @@
         --data 'manifest:../shared/data/ucf.csv?frames=20&size=128' --attack 'pgd(eps=8/255)' --out runs/lrcn
 """
 
+import itertools
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ class LRCN(nn.Module):
     def __init__(self):
         super().__init__()
         widths = (3, 16, 32, 64, 64)
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False))
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(widths))
         self.lstm = nn.LSTM(256, 32, batch_first=True)
         self.fc = nn.Linear(32, len(LABELS))
 
