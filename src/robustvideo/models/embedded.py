@@ -1,9 +1,10 @@
 """The embedded networks: small, trained on `embedded:kinetic`, their weights shipped with the package.
 
 All take 16 frames of 48 x 48. ``r3d`` and ``r3d_at`` are one architecture, plainly and adversarially trained.
-``cnn_lstm`` encodes each frame alone and reads the sequence with a recurrent network. ``frame2d`` averages the
-answers to single frames: it cannot know motion, so on `embedded:kinetic`, where a single frame says nothing about
-the class, it stays near chance (12.5 %). That is its point: an evaluation in which it does well is broken.
+``cnn_lstm`` encodes each frame alone, as the places of what it finds there, and reads the sequence with a recurrent
+network: it tells translations well, turning and zooming badly. ``frame2d`` averages the answers to single frames: it
+cannot know motion, so on `embedded:kinetic`, where a single frame says nothing about the class, it stays near chance
+(12.5 %). That is its point: an evaluation in which it does well is broken.
 
 Each file of weights tells in its metadata the recipe that made it, the recipe's hash, and the accuracies measured.
 """
