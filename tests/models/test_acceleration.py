@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from torch.nn.utils import parametrizations, spectral_norm
 from torch.utils.checkpoint import checkpoint
 
 from robustvideo.clip import Clip
-from robustvideo.model import Framewise, wrap
+from robustvideo.model import Framewise, Model, wrap
 from robustvideo.models.acceleration import gradient_twin
 from robustvideo.models.convolution import convolution, depthwise_gradient, interleaved_gradient
 
@@ -250,6 +252,66 @@ def test_a_model_that_cannot_be_copied_stands_for_itself() -> None:
     network = nn.Linear(3, 2)
     network.cache = network.weight * 2  # inside a graph: torch refuses to copy it
     assert gradient_twin(network, "bf16") is network
+
+
+class Viewing(Model):
+    """Insists on the usual layout, as much old code does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = settled(nn.Sequential(nn.Conv3d(3, 4, 3, (1, 2, 2), 1), nn.BatchNorm3d(4), nn.ReLU()))
+        self.linear = nn.Linear(4 * 10 * 9, 3)
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        return self.block(frames[:, :, None]).view(len(frames), -1)
+
+    def head(self, features: Tensor) -> Tensor:
+        return self.linear(features).mean(1)
+
+    def forward(self, clip: Clip) -> Tensor:
+        maps = self.block(clip.video)
+        return (
+            self.linear(maps.transpose(1, 2).contiguous().view(len(clip), clip.frames, -1)).mean(1) + maps.view(-1)[0]
+        )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_code_that_needs_the_usual_layout_gets_it(precision: str) -> None:
+    model = Viewing().eval()
+    outer = nn.Sequential(model)
+    video = torch.rand(VIDEO)
+
+    def gradient(network: nn.Module, run) -> Tensor:
+        return input_gradient(lambda x: run(network, x), video)
+
+    for network in (model, outer):
+        expected = gradient(network, lambda n, x: n(Clip(x)))
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            twin = gradient_twin(network, precision)
+            for _ in range(2):
+                found = gradient(twin, lambda n, x: n(Clip(x)))
+                assert F.cosine_similarity(found.flatten(), expected.flatten(), 0) > 0.99
+    expected = gradient(model, lambda n, x: n.head(n.encode_frames(x[:, :, 0])[:, None]))
+    found = gradient(gradient_twin(model, "fp32"), lambda n, x: n.head(n.encode_frames(x[:, :, 0])[:, None]))
+    assert relative_error(found, expected) < 1e-5
+
+
+def test_a_model_that_fails_by_itself_still_does() -> None:
+    twin = gradient_twin(nn.Sequential(nn.Conv3d(3, 4, 3), nn.Flatten(), nn.Linear(7, 2)), "fp32")
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        twin(torch.rand(VIDEO))
+
+
+def test_a_twin_dies_with_its_last_user() -> None:
+    gc.disable()
+    try:
+        twin = gradient_twin(wrap(Separable(), frames=None, size=None), "bf16")
+        assert gradient_twin(twin, "bf16") is twin
+        gone = weakref.ref(twin)
+        del twin
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_abilities_and_preprocessing_survive() -> None:

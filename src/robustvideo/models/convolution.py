@@ -32,22 +32,25 @@ _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 _PICTURE_CHANNELS = 4
 
 
-def convolution(layer: Convolution, weight: Tensor, bias: Tensor | None) -> Map:
-    """What ``layer`` computes, with weights of its own: other values or another type, laid out for speed.
-
-    The weights are not differentiated; the input is, any number of times.
+def plain_convolution(layer: Convolution, weight: Tensor, bias: Tensor | None) -> Map:
+    """What ``layer`` computes, with weights of its own: other values, or another type.
 
     Args:
         layer: a convolution that pads with zeros; gives stride, padding, dilation and groups.
-        weight: (O, C / groups, ...), like ``layer.weight``.
-        bias: (O,) or None.
+        weight: (O, C / groups, ...), like ``layer.weight``. Not differentiated.
+        bias: (O,) or None. Not differentiated.
     """
-    operation = _OPERATIONS[weight.ndim]
-    stride, padding, dilation, groups = layer.stride, layer.padding, layer.dilation, layer.groups
+    geometry: dict[str, Any] = {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "groups")}
+    return partial(_OPERATIONS[weight.ndim], weight=weight, bias=bias, **geometry)
+
+
+def convolution(layer: Convolution, weight: Tensor, bias: Tensor | None) -> Map:
+    """`plain_convolution`, laid out for speed where that helps; can be differentiated any number of times."""
     if not channels_go_last(weight):
-        return partial(operation, weight=weight, bias=bias, **_geometry(layer))
-    weight = weight.contiguous(memory_format=_FORMATS[weight.ndim])
-    plain = partial(operation, weight=weight, bias=bias, **_geometry(layer))
+        return plain_convolution(layer, weight, bias)
+    stride, padding, dilation, groups = layer.stride, layer.padding, layer.dilation, layer.groups
+    weight = _laid_out(weight)
+    plain = plain_convolution(layer, weight, bias)
     kernel = weight.shape[2:]
     if weight.device.type != "cpu" or isinstance(padding, str) or max(dilation) > 1:
         return plain
@@ -187,7 +190,3 @@ def _channels_last(operation: Map, x: Tensor) -> Tensor:
 
 def _laid_out(weight: Tensor) -> Tensor:
     return weight.contiguous(memory_format=_FORMATS[weight.ndim])
-
-
-def _geometry(layer: Convolution) -> dict[str, Any]:
-    return {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "groups")}
