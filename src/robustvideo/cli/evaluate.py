@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -105,6 +106,7 @@ def print_summary(runs: list[Path], *, as_json: bool) -> None:
     import json
     from dataclasses import asdict
 
+    from rich.box import HEAVY_HEAD
     from rich.console import Console
     from rich.table import Table
 
@@ -116,11 +118,10 @@ def print_summary(runs: list[Path], *, as_json: bool) -> None:
     summaries = [(run, row) for run in opened for row in summarise(run.records())]
     if as_json:
         rows = [{"model": run.manifest.model.get("spec", ""), **asdict(row)} for run, row in summaries]
-        print(json.dumps(rows, indent=2))
+        print(json.dumps(_finite(rows), indent=2, allow_nan=False))
         return
-    table = Table(
-        "model", "attack", "budget", "robust accuracy", "95 % interval", "clips", "forward + backward per clip"
-    )
+    columns = ("model", "attack", "budget", "robust accuracy", "95 % interval", "clips", "forward + backward per clip")
+    table = Table(*columns, box=HEAVY_HEAD if sys.stdout.isatty() else None)
     for run, row in summaries:
         low, estimate, high = row.robust_accuracy.low, row.robust_accuracy.estimate, row.robust_accuracy.high
         table.add_row(
@@ -133,3 +134,12 @@ def print_summary(runs: list[Path], *, as_json: bool) -> None:
             f"{row.forward_passes / max(row.clips, 1):.1f} + {row.backward_passes / max(row.clips, 1):.1f}",
         )
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def _finite(value: Any) -> Any:
+    """A value as JSON knows it: what is not a finite number becomes null."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,71 @@
+"""The evaluate command: what a script reads, and what a person sees."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from robustvideo.cli import app
+from robustvideo.evaluation.run import open_run
+
+ARGUMENTS = ["evaluate", "--model", "embedded:r3d", "--data", "embedded:kinetic?split=test&clips=4", "--device", "cpu"]
+
+
+def test_json_is_json_and_the_run_is_complete(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = CliRunner().invoke(app, [*ARGUMENTS, "--attack", "noise", "--eps", "4/255", "--out", str(out), "--json"])
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout, parse_constant=lambda name: (_ for _ in ()).throw(ValueError(name)))
+    assert [row["attack"] for row in rows] == ["clean", "noise"]
+    assert {row["clips"] for row in rows} == {4}
+    assert open_run(out).manifest.status == "finished"
+    assert (out / "report.html").is_file()
+
+
+def test_every_command_has_help_with_examples() -> None:
+    for command in ("evaluate", "report", "train", "attack", "sweep", "list"):
+        result = CliRunner().invoke(app, [command, "--help"])
+        assert result.exit_code == 0
+        assert "Examples" in result.output, command
+
+
+def test_plain_output_when_not_on_a_terminal(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "robustvideo", *ARGUMENTS, "--attack", "noise", "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "\x1b" not in done.stdout + done.stderr
+    assert not set("┃│━─") & set(done.stdout)
+    assert "robust accuracy" in done.stdout
+
+
+def test_a_suite_of_two_models_makes_two_runs_and_a_comparison(tmp_path: Path) -> None:
+    suite = tmp_path / "two.yaml"
+    suite.write_text(
+        "models: [embedded:r3d, embedded:r3d_at]\ndata: embedded:kinetic?split=test&clips=3\n"
+        "attacks: [fgsm]\neps: [2/255, 8/255]\nsave_clips: 1\n"
+    )
+    result = CliRunner().invoke(app, ["evaluate", str(suite), "--out", str(tmp_path / "runs"), "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    runs = [path for path in (tmp_path / "runs").iterdir() if (path / "run.json").exists()]
+    assert len(runs) == 2
+    page = (tmp_path / "runs" / "report.html").read_text()
+    assert "embedded:r3d_at" in page
+
+
+def test_attack_writes_what_it_verified(tmp_path: Path) -> None:
+    from robustvideo.data import load_data, read_lossless, write_lossless
+    from robustvideo.models import load_model
+
+    source = load_data("embedded:kinetic?split=test&clips=1").clip(0)
+    write_lossless(tmp_path / "in.mkv", source, fps=12)
+    command = ["attack", str(tmp_path / "in.mkv"), "--model", "embedded:r3d", "--attack", "pgd(eps=8/255, steps=10)"]
+    result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "out.mkv"), "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    adversarial = read_lossless(tmp_path / "out.mkv")
+    assert (adversarial.video - source.video).abs().max() <= 8 / 255 + 1e-6
+    model = load_model("embedded:r3d")
+    said = model.labels[int(model(adversarial).argmax())]
+    assert f"after   {said}" in result.output
