@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from robustvideo.errors import RobustVideoError
-from robustvideo.storage import slug, write_atomically, write_text
+from robustvideo.storage import is_temporary, remove_leftovers, slug, write_atomically, write_text
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -165,3 +165,24 @@ def test_slugs_are_short_safe_and_distinct() -> None:
         assert 0 < len(s) <= 80
     assert slug("pgd(eps=8/255)").startswith("pgd-eps-8-255-")
     assert slug("a") == slug("a")
+
+
+def test_what_a_kill_leaves_behind_is_seen_as_such_and_removed(tmp_path: Path) -> None:
+    """A real process, killed in the middle of writing; a living writer's file stays."""
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom robustvideo.storage import write_atomically\n"
+        "def write(t):\n    t.write_text('half'); print('written', flush=True); time.sleep(60)\n"
+        f"write_atomically(Path({str(tmp_path / 'a.txt')!r}), write)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "written\n"
+    (left,) = tmp_path.iterdir()
+    assert is_temporary(left)
+    remove_leftovers(tmp_path)
+    assert left.exists()
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    remove_leftovers(tmp_path)
+    assert not left.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import re
 import uuid
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from robustvideo.errors import RobustVideoError
+
+_HOST = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -24,7 +27,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     Raises:
         RobustVideoError: the disk is full or the folder cannot be written; the old file is untouched.
     """
-    temporary = path.with_name(f".{uuid.uuid4().hex[:12]}.tmp{path.suffix}")
+    temporary = path.with_name(f".{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
@@ -38,6 +41,31 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file is one that `write_atomically` has not finished; a kill leaves it behind."""
+    return path.name.startswith(".") and ".tmp" in path.name
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the unfinished files below a folder whose writers, processes of this machine, are gone."""
+    for path in folder.rglob(".*-*-*.tmp*"):
+        host, pid, _ = path.name.removeprefix(".").split("-", 2)
+        if host == _HOST and pid.isdecimal() and not _is_alive(int(pid)):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    if pid == os.getpid():
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it exists and is somebody else's
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

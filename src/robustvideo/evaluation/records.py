@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from robustvideo.storage import write_atomically
+from robustvideo.storage import is_temporary, write_atomically
 
 CLEAN = "clean"
 """The ``attack`` of the rows that hold the undisturbed predictions."""
@@ -118,7 +118,7 @@ def read_records(run: Path) -> list[Record]:
         pyarrow.ArrowInvalid: a damaged shard.
     """
     rows: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted((run / "records").glob("*.parquet")):
+    for path in sorted(p for p in (run / "records").glob("*.parquet") if not is_temporary(p)):
         shard: dict[str, list[dict[str, Any]]] = {}
         for row in pq.read_table(path, schema=SCHEMA).to_pylist():
             shard.setdefault(row["item"], []).append(row)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustvideo.errors import InputError, RunConflict
 from robustvideo.evaluation.records import Record, read_records
-from robustvideo.storage import write_text
+from robustvideo.storage import is_temporary, remove_leftovers, write_text
 
 SCHEMA_VERSION = 1
 
@@ -112,8 +112,9 @@ def start_run(path: Path, manifest: Manifest) -> Run:
         difference = first_difference(run.manifest.configuration, manifest.configuration)
         if difference:
             raise RunConflict(f"{path} holds a run of another configuration ({difference}): choose another --out.")
+        remove_leftovers(path)
         return run
-    if path.exists() and any(path.iterdir()):
+    if path.exists() and any(not is_temporary(p) for p in path.iterdir()):
         raise RunConflict(f"{path} is not empty and is not a run directory: choose another --out.")
     run = Run(path, manifest)
     run.save()
