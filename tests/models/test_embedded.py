@@ -84,14 +84,14 @@ def test_shipped_weights_are_small_and_come_from_the_packaged_recipe(name: str) 
     recipe = load_recipe(Path(f"embedded/{name}"))
     assert metadata["recipe_hash"] == recipe.digest(), f"train embedded/{name} again: its recipe has changed"
     assert Recipe.model_validate(metadata["recipe"]) == recipe
-    assert tuple(metadata["labels"]) == embedded.load(name).labels == LABELS
+    assert tuple(metadata["labels"]) == load_model(f"embedded:{name}").labels == LABELS
 
 
 @pytest.mark.parametrize("name", embedded.NAMES)
 def test_shipped_weights_are_as_accurate_as_they_say(name: str) -> None:
     """On the first 128 of the 512 test clips, within four standard errors of the accuracy on all."""
     clip, labels = some_clips(128)
-    correct = float((classify(embedded.load(name), clip).argmax(1) == labels).double().mean())
+    correct = float((classify(load_model(f"embedded:{name}"), clip).argmax(1) == labels).double().mean())
     measured = metadata_of(name)["accuracies"]["test"]
     share = measured["correct"] / measured["clips"]
     assert measured["clips"] == 512
@@ -103,7 +103,7 @@ def test_shipped_weights_are_as_accurate_as_they_say(name: str) -> None:
 def test_shipped_weights_reproduce_their_measured_accuracy(name: str) -> None:
     """All 512 test clips; one clip of slack for another processor's rounding."""
     clip, labels = some_clips(512)
-    model = embedded.load(name)
+    model = load_model(f"embedded:{name}")
     correct = sum(
         int((classify(model, clip.select(i)).argmax(1) == labels[i]).sum()) for i in torch.arange(512).split(64)
     )
@@ -120,13 +120,13 @@ def test_the_plain_network_is_good_and_the_blind_one_is_at_chance() -> None:
 def test_adversarial_training_shows() -> None:
     clip, labels = some_clips(32)
     attack = load_attack("pgd(eps=4/255, steps=5)")
-    robust = {n: 1 - float(attack(embedded.load(n), clip, labels).success.double().mean()) for n in ("r3d", "r3d_at")}
+    robust = {n: 1 - float(attack(load_model(f"embedded:{n}"), clip, labels).success.double().mean()) for n in ("r3d", "r3d_at")}
     assert robust["r3d"] < 0.3 < robust["r3d_at"]
 
 
 def test_a_name_that_does_not_exist() -> None:
     with pytest.raises(InputError, match="did you mean 'r3d'"):
-        embedded.load("r3")
+        load_model("embedded:r3?weights=none")
 
 
 def test_the_spec_loads_it() -> None:

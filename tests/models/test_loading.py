@@ -78,7 +78,7 @@ def test_embedded_networks_and_weights_of_one_s_own(name: str, tmp_path: Path) -
         ("s3d?classes=4", "did you mean 'torchvision:s3d'"),
         ("torchvison:r3d_18", "Unknown model source 'torchvison': did you mean 'torchvision'"),
         ("embedded:r3", "did you mean 'r3d'"),
-        ("embedded:r3d?frames=8", "Unknown option of embedded models: 'frames'"),
+        ("embedded:r3d?frames=8", "Unknown parameter of embedded:r3d: 'frames'"),
         ("embedded:r3d?checkpoint=nowhere.pt", "There is no checkpoint nowhere.pt"),
         ("nothing_like_it", "Unknown model 'nothing_like_it'"),
         ("", "Unknown model ''"),
@@ -101,3 +101,12 @@ def test_catalog_names_everything_that_loads_by_name() -> None:
 def test_catalog_does_not_load_torch() -> None:
     code = "import sys; from robustvideo.models.catalog import catalog; catalog(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0
+
+
+def test_an_untrained_embedded_network_takes_the_classes_of_its_data() -> None:
+    assert load_model("embedded:r3d?weights=none", num_classes=5).module[-1].out_features == 5
+    first, again, other = (load_model("embedded:r3d?weights=none", seed=seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+    with pytest.raises(InputError, match="with classes=, set weights=none"):
+        load_model("embedded:r3d?classes=5")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import typing
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from string import Template
 
 from robustvideo.data.catalog import EMBEDDED, collections, schemes
 from robustvideo.data.dataset import UnusableClip, VideoDataset
@@ -41,11 +43,13 @@ def load_data(spec: str, labels: Sequence[str] | None = None) -> VideoDataset:
         spec: ``scheme:name?option=value&...``. Schemes: ``manifest:<file.csv>``, ``folder:<dir>``,
             ``ucf101:<dir>``, ``hmdb51:<dir>``, ``kinetics:<dir>`` and ``embedded:kinetic``. Every scheme that reads
             files takes the options of `Sampling`, `Picture`, `Sound`, `Classes` and ``cache=<dir>`` besides its own.
+            ``$NAME`` in a file's or folder's name stands for that environment variable, so that a recipe can be
+            shared between machines.
         labels: class names by index, usually the model's; they replace the data set's own numbering.
 
     Raises:
-        InputError: an unknown scheme, a misspelt option, a wrong value, a missing list, or a class that is none of
-            ``labels``.
+        InputError: an unknown scheme, a misspelt option, a wrong value, a missing list, a class that is none of
+            ``labels``, or an environment variable that is not set.
     """
     source = parse_source(spec)
     if source.scheme == "embedded":
@@ -56,10 +60,21 @@ def load_data(spec: str, labels: Sequence[str] | None = None) -> VideoDataset:
     collection, classes, sampling, picture, sound, storage = build_all(
         source, collections.get(source.scheme), Classes, Sampling, Picture, Sound, _Storage
     )
-    listing = classes.apply(collection.listing(source.name), labels)
+    listing = classes.apply(collection.listing(_expanded(source.name)), labels)
     if sound.wanted and sound.audio_rate is None:
         sound = replace(sound, audio_rate=_common_rate(listing))
     return FileDataset(spec, listing, Reading(sampling, picture, sound), storage.cache)
+
+
+def _expanded(name: str) -> str:
+    try:
+        return Template(name).substitute(os.environ)
+    except KeyError as error:
+        raise InputError(
+            f"{name} needs the environment variable {error.args[0]}: set it to the folder meant."
+        ) from error
+    except ValueError:  # a dollar sign that names nothing is part of the name
+        return name
 
 
 def _embedded(source: Source) -> VideoDataset:

@@ -13,18 +13,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.resources import as_file, files
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from robustvideo.errors import unknown
-from robustvideo.model import Model, WrappedModel, wrap
+from robustvideo.errors import InputError, unknown
+from robustvideo.model import Model, WrappedModel
 from robustvideo.models.checkpoint import load_state, read_labels, read_state
+from robustvideo.models.small import MEAN, STD, R3DSmall
+from robustvideo.registry import construct
+from robustvideo.spec import Call, Source
 
 FRAMES, SIZE = 16, (48, 48)
 CLASSES = 8
-_MEAN, _STD = 0.5, 0.25
 
 
 def build(name: str, classes: int = CLASSES) -> Model:
@@ -42,28 +46,41 @@ def build(name: str, classes: int = CLASSES) -> Model:
     return _BUILDERS[name](classes)
 
 
-def load(name: str) -> Model:
-    """A trained network in evaluation mode, with the class names it was trained on.
+@dataclass(frozen=True)
+class Options:
+    """Options of a spec ``embedded:<name>``.
+
+    Attributes:
+        weights: None for those that come with the package; "none" for an untrained network.
+        classes: of an untrained network. Default: those of the data it is built for, else those of the weights.
+    """
+
+    weights: Literal["none"] | None = None
+    classes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights is None and self.classes not in (None, CLASSES):
+            raise InputError(f"The embedded weights have {CLASSES} classes: with classes=, set weights=none.")
+
+
+def load_embedded(source: Source, num_classes: int | None = None) -> Model:
+    """Load ``embedded:<name>``.
+
+    Args:
+        source: the parsed spec.
+        num_classes: classes of an untrained network when ``classes=`` is not given.
 
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name or option.
     """
-    model = build(name)
-    with as_file(files("robustvideo") / "models" / "weights" / f"{name}.safetensors") as path:
-        load_state(model, read_state(path), f"embedded:{name}")
+    options = construct(Options, Call(f"embedded:{source.name}", dict(source.options)))
+    if options.weights == "none":
+        return build(source.name, options.classes or num_classes or CLASSES)
+    model = build(source.name)
+    with as_file(files("robustvideo") / "models" / "weights" / f"{source.name}.safetensors") as path:
+        load_state(model, read_state(path), f"embedded:{source.name}")
         model.labels = read_labels(path)
-    return model.eval()
-
-
-class Residual(nn.Module):
-    """``relu(x + branch(x))``."""
-
-    def __init__(self, branch: nn.Module):
-        super().__init__()
-        self.branch = branch
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x + self.branch(x))
+    return model
 
 
 class FrameSequence(nn.Module):
@@ -96,7 +113,7 @@ class FramewiseModel(WrappedModel):
     module: FrameSequence
 
     def __init__(self, network: FrameSequence):
-        super().__init__(network, frames=FRAMES, size=SIZE, mean=[_MEAN] * 3, std=[_STD] * 3)
+        super().__init__(network, frames=FRAMES, size=SIZE, mean=[MEAN] * 3, std=[STD] * 3)
 
     def encode_frames(self, frames: Tensor) -> Tensor:
         """(N, 3, 48, 48) frames in [0, 1] -> (N, D) features."""
@@ -159,16 +176,7 @@ class MeanOfAnswers(nn.Module):
 
 
 def _r3d(classes: int) -> Model:
-    network = nn.Sequential(
-        *_conv3d(3, 16, kernel=5, stride=(2, 2, 2)),
-        *_conv3d(16, 32, kernel=3, stride=(1, 2, 2)),
-        *_conv3d(32, 64, kernel=3, stride=(2, 2, 2)),
-        Residual(nn.Sequential(*_conv3d(64, 64, kernel=3), *_conv3d(64, 64, kernel=3)[:2])),
-        nn.AdaptiveAvgPool3d(1),
-        nn.Flatten(),
-        nn.Linear(64, classes),
-    )
-    return wrap(network, frames=FRAMES, size=SIZE, mean=[_MEAN] * 3, std=[_STD] * 3)
+    return R3DSmall(classes, FRAMES, SIZE[0]).build()
 
 
 def _cnn_lstm(classes: int) -> Model:
@@ -191,11 +199,6 @@ def _frame2d(classes: int) -> Model:
         nn.Flatten(),
     )
     return FramewiseModel(FrameSequence(encoder, MeanOfAnswers(64, classes)))
-
-
-def _conv3d(channels: int, out: int, kernel: int, stride: tuple[int, int, int] = (1, 1, 1)) -> list[nn.Module]:
-    conv = nn.Conv3d(channels, out, kernel, stride, padding=kernel // 2, bias=False)
-    return [conv, nn.BatchNorm3d(out), nn.ReLU()]
 
 
 def _conv2d(channels: int, out: int, kernel: int, stride: int) -> list[nn.Module]:

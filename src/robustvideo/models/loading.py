@@ -18,11 +18,14 @@ from robustvideo.spec import Call, Source, parse_source, parse_value
 _NAMED = "network"
 
 
-def load_model(spec: str, *, num_classes: int | None = None, device: torch.device | str = "cpu") -> Model:
+def load_model(
+    spec: str, *, num_classes: int | None = None, device: torch.device | str = "cpu", seed: int = 0
+) -> Model:
     """Load a model from a spec, in evaluation mode.
 
     =====================================================  =========================================================
-    ``embedded:r3d``                                       a small network that comes with the package
+    ``embedded:r3d``                                       a small network that comes with the package; untrained
+                                                           with ``?weights=none``
     ``torchvision:r3d_18?weights=KINETICS400_V1``          torchvision's video networks, with their own weights, or
                                                            untrained (``classes=``, ``frames=``, ``size=``)
     ``hf:MCG-NJU/videomae-base-finetuned-kinetics``        a Hugging Face video classifier, or a local folder
@@ -33,12 +36,13 @@ def load_model(spec: str, *, num_classes: int | None = None, device: torch.devic
     Each takes ``checkpoint=<file>``: weights of your own, safetensors or a torch file of tensors. A safetensors file
     that this package trained also brings the names of its classes.
 
-    Whatever a network draws at random when it is built, it draws from a fixed seed: the same spec is the same model.
+    Whatever a network draws at random when it is built, it draws from ``seed``: the same spec is the same model.
 
     Args:
         spec: see above.
         num_classes: classes of an untrained network whose spec does not say how many.
         device: where the model is moved.
+        seed: of the weights of an untrained network, or of an untrained layer on top of trained ones.
 
     Raises:
         InputError: an unknown name or option, weights that cannot be had or do not fit, or a factory that fails.
@@ -46,7 +50,7 @@ def load_model(spec: str, *, num_classes: int | None = None, device: torch.devic
     source = _parse(spec)
     checkpoint = source.options.get("checkpoint")
     options = {key: value for key, value in source.options.items() if key != "checkpoint"}
-    with _fixed_random_state():
+    with _random_state(seed):
         model = _build(Source(source.scheme, source.name, options), num_classes, download=checkpoint is None)
     if checkpoint is not None:
         path = Path(checkpoint).expanduser()
@@ -72,11 +76,9 @@ def _parse(spec: str) -> Source:
 
 def _build(source: Source, num_classes: int | None, download: bool) -> Model:
     if source.scheme == "embedded":
-        from robustvideo.models.embedded import load
+        from robustvideo.models.embedded import load_embedded
 
-        if source.options:
-            raise unknown("option of embedded models:", next(iter(source.options)), ["checkpoint"])
-        return load(source.name)
+        return load_embedded(source, num_classes)
     if source.scheme == "torchvision":
         from robustvideo.models.torchvision_video import load_torchvision
 
@@ -97,10 +99,10 @@ def _build(source: Source, num_classes: int | None, download: bool) -> Model:
 
 
 @contextmanager
-def _fixed_random_state() -> Iterator[None]:
-    """Draw from seed 0 on the CPU, where networks are built; the state is as before afterwards."""
+def _random_state(seed: int) -> Iterator[None]:
+    """Draw from ``seed`` on the CPU, where networks are built; the state is as before afterwards."""
     state = torch.get_rng_state()
-    torch.default_generator.manual_seed(0)
+    torch.default_generator.manual_seed(seed)
     try:
         yield
     finally:

@@ -131,6 +131,7 @@ def render(series: Sequence[Series], folder: Path) -> str:
             runs=[_run_facts(run, series, folder) for run in _runs(series)],
             overviews=tables.overviews(series, summary.budget),
             comparison=tables.comparison(series),
+            transfers=tables.transfers(series, summary.budget),
             curves=figures.budget_charts(series),
             details=[_details(one, summary) for one in series],
             cautions=cautions(series),

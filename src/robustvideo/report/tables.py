@@ -138,3 +138,42 @@ def reencoding(one: Series, chosen: Budget) -> Reencoding | None:
         name = "" if summary.attack == CLEAN else summary.title
         rows.append((name, (stored, *(own.get(codec) for codec in codecs))))
     return Reencoding(codecs, tuple(rows))
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What one attack, crafted on some models, does to others, at one budget.
+
+    Attributes:
+        attack: the attack.
+        targets: names of the columns.
+        rows: per surrogate its name, the fooling rate on every target, and their mean over the targets that are not
+            the surrogate itself (None without any).
+        own: per row, which column is the surrogate itself: a white-box attack, not a transfer; -1 for none.
+    """
+
+    attack: str
+    targets: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Interval | None, ...], float | None], ...]
+    own: tuple[int, ...]
+
+
+def transfers(series: Sequence[Series], chosen: Budget | None) -> list[Transfer]:
+    """One matrix per attack that was crafted on a surrogate, at a budget."""
+    if chosen is None:
+        return []
+    models = [str(one.run.manifest.model.get("spec", "")) for one in series]
+    names = tuple(one.name or model for one, model in zip(series, models, strict=True))
+    known = [{(s.attack, s.surrogate): s.fooling_rate for s in one.at(chosen) if s.surrogate} for one in series]
+    attacks = dict.fromkeys(attack for own in known for attack, _ in own)
+    matrices = []
+    for attack in attacks:
+        surrogates = dict.fromkeys(surrogate for own in known for name, surrogate in own if name == attack)
+        rows, places = [], []
+        for surrogate in surrogates:
+            cells = tuple(own.get((attack, surrogate)) for own in known)
+            others = [c.estimate for c, model in zip(cells, models, strict=True) if c and model != surrogate]
+            rows.append((surrogate, cells, sum(others) / len(others) if others else None))
+            places.append(models.index(surrogate) if surrogate in models else -1)
+        matrices.append(Transfer(attack, names, tuple(rows), tuple(places)))
+    return matrices

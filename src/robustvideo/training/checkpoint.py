@@ -39,8 +39,8 @@ class Position:
 
     Attributes:
         epoch, batch: the next batch to train on.
-        sums: running sums of this epoch's losses and metrics.
-        losses: how many losses are summed.
+        sums, counts: running sums of this epoch's losses and metrics, and how many numbers are in each.
+        seconds: spent on this epoch's updates so far.
         history: the finished epochs' metrics.
         best: highest validation score so far; -1 before the first.
     """
@@ -48,9 +48,23 @@ class Position:
     epoch: int = 0
     batch: int = 0
     sums: dict[str, float] = field(default_factory=dict)
-    losses: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     best: float = -1.0
+
+    def add(self, name: str, number: float) -> None:
+        """Count a number into this epoch's mean of its name."""
+        self.sums[name] = self.sums.get(name, 0.0) + number
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+    def means(self) -> dict[str, float]:
+        """This epoch's means so far."""
+        return {name: total / self.counts[name] for name, total in self.sums.items()}
+
+    def next_epoch(self) -> None:
+        """Go to the start of the next epoch."""
+        self.epoch, self.batch, self.sums, self.counts, self.seconds = self.epoch + 1, 0, {}, {}, 0.0
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustvideo.errors import InputError, unknown
+from robustvideo.training.augmentation import Augmentation
 from robustvideo.training.schedule import Schedule
 
 
@@ -83,6 +84,7 @@ class Recipe(_Strict):
         training: training method's spec.
         epochs: passes over the training clips.
         batch_size: clips per update, over all processes and accumulated parts.
+        augmentation: random views of the training clips. Default: none.
         accumulation: parts that a process splits its share of a batch into, to fit its memory.
         optimizer: "sgd" (Nesterov momentum 0.9) or "adamw" (PyTorch's defaults).
         lr: peak learning rate.
@@ -100,6 +102,7 @@ class Recipe(_Strict):
     training: str = "standard"
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
+    augmentation: Augmentation = Augmentation()
     accumulation: int = Field(default=1, ge=1)
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(gt=0)

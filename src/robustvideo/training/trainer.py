@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast, set_seed
-from torch import Tensor, nn
+from accelerate.utils import broadcast, broadcast_object_list, set_seed
+from torch import Tensor
 
 from robustvideo.attacks import Attack, load_attack
 from robustvideo.clip import Clip
@@ -26,15 +26,15 @@ from robustvideo.data import load_data
 from robustvideo.data.dataset import VideoDataset
 from robustvideo.errors import InputError, RobustVideoError
 from robustvideo.model import Model, at_rest, classify
+from robustvideo.models import load_model
 from robustvideo.progress import Advance, track
 from robustvideo.randomness import seed_for
 from robustvideo.training.batches import Clips, Plan, read
 from robustvideo.training.checkpoint import Folder, Position
 from robustvideo.training.export import export, rounded
-from robustvideo.training.method import Loss, Step, load_training
-from robustvideo.training.network import build_network
+from robustvideo.training.method import Loss, Memory, Stage, Step, load_training
 from robustvideo.training.recipe import Recipe
-from robustvideo.training.schedule import rate
+from robustvideo.training.updates import Updates
 from robustvideo.training.validation import Accuracy, count_correct
 
 _ACCELERATE = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -109,18 +109,18 @@ class Trainer:
         if recipe.validation.attack is not None:
             self.attack = load_attack(recipe.validation.attack)
         data = load_data(recipe.data.train)
-        set_seed(seed_for(recipe.seed, "weights") % 2**32)
-        self.network = build_network(recipe.model, len(data.labels)).to(accelerator.device)
+        self.network = self._build(len(data.labels))
         self.labels = self.network.labels or data.labels
         self.train_clips = self._clips(data if data.labels == self.labels else data.relabelled(self.labels))
         self.val_clips = self._clips(self._validated(load_data(recipe.data.val, labels=self.labels)))
         self._check_fit()
         parts = accelerator.num_processes * recipe.accumulation
         self.plan = Plan(len(self.train_clips), recipe.batch_size, parts, recipe.seed)
-        # only the wrapper's forward gets autocast and DDP; attacks and verdicts use the network itself, in fp32
-        self.forward = accelerator.prepare_model(_Wrapper(self.network))
-        self.optimizer = accelerator.prepare_optimizer(_optimizer(recipe, self.network))
+        set_seed(seed_for(recipe.seed, "companions") % 2**32)
+        self.companions = self.method.companions(self.network).to(accelerator.device)
+        self.updates = Updates(accelerator, recipe, self.method.parts(self.network, self.companions))
         self.position = Position()
+        self.memory: Memory = {}
 
     def run(self) -> dict[str, Accuracy]:
         """Train to the end, export the best epoch's weights and measure them."""
@@ -130,24 +130,49 @@ class Trainer:
         self.accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": done}})
         with track(self.recipe.title, self.recipe.epochs * len(plan), done=done, quiet=self.quiet) as advance:
             while position.epoch < self.recipe.epochs:
+                if position.batch == 0:
+                    self._before_epoch()
                 self._epoch(advance)
                 self._end_epoch()
         self.accelerator.wait_for_everyone()
         return self._finish()
+
+    def _before_epoch(self) -> None:
+        """Let the method look at the whole; what it found is that of the main process everywhere."""
+        position = self.position
+        seed = seed_for(self.recipe.seed, "stage", position.epoch)
+        set_seed(seed % 2**32)
+        stage = Stage(
+            network=self.network,
+            companions=self.companions,
+            memory=self.memory,
+            epoch=position.epoch,
+            epochs=self.recipe.epochs,
+            seed=seed,
+            sample=self._sample,
+        )
+        found = [dict(self.method.before_epoch(stage)), self.memory]
+        found, self.memory = broadcast_object_list(found)
+        for name, number in found.items():
+            position.add(name, number)
+
+    def _sample(self, wanted: int) -> Iterator[tuple[Clip, Tensor]]:
+        indices = _drawn(len(self.train_clips), wanted, seed_for("sample", self.recipe.seed))
+        size = self._part_size
+        return self._batches(self.train_clips, [indices[i : i + size] for i in range(0, len(indices), size)])
 
     def _epoch(self, advance: Advance) -> None:
         recipe, position = self.recipe, self.position
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         own = [part * world + rank for part in range(recipe.accumulation)]
         parts = self._batches(self.train_clips, self.plan.parts_of(position.epoch, position.batch, own))
-        saved = time.monotonic()
-        self.forward.train()
+        saved = started = time.monotonic()
         while position.batch < len(self.plan):
             self._batch([next(parts) for _ in own])
             position.batch += 1
-            advance(
-                1, f"epoch {position.epoch + 1}/{recipe.epochs}, loss {position.sums['loss'] / position.losses:.3f}"
-            )
+            position.seconds += time.monotonic() - started
+            started = time.monotonic()
+            advance(1, f"epoch {position.epoch + 1}/{recipe.epochs}, loss {position.means()['loss']:.3f}")
             if time.monotonic() - saved >= self.checkpoint_seconds and position.batch < len(self.plan):
                 self._save()
                 saved = time.monotonic()
@@ -159,40 +184,56 @@ class Trainer:
         progress = batch / (recipe.epochs * len(self.plan))
         seed = seed_for(recipe.seed, position.epoch, position.batch)
         set_seed((seed + self.accelerator.process_index) % 2**32)
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.lr * rate(recipe.schedule, progress)
-        steps = [Step(self.forward, self.network, clip, labels, progress, seed) for clip, labels in parts]
+        self.updates.schedule(progress)
+        self.network.train()
+        self.companions.train()
+        steps = [self._step(clip, labels, progress, seed) for clip, labels in parts]
         generators = [self.method.losses(step) for step in steps]
-        learning = True
-        while learning:
-            for generator in generators:
-                learning = self._learn(next(generator, None))
+        while True:
+            losses = [next(generator, None) for generator in generators]
+            if losses[0] is None:
+                return
+            for loss in losses:
+                assert loss is not None, "a method yields as many losses for every part of a batch"
+                self._learn(loss)
+            self.updates.apply(losses[0])
 
-    def _learn(self, loss: Loss | None) -> bool:
-        """Take one part's loss; the last part of a batch updates the weights. False when there is no loss left."""
-        if loss is None:
-            return False
+    def _step(self, clip: Clip, labels: Tensor, progress: float, seed: int) -> Step:
+        return Step(
+            forward=self._forward,
+            network=self.network,
+            companions=self.companions,
+            clip=self.recipe.augmentation(clip, seed),
+            labels=labels,
+            epoch=self.position.epoch,
+            epochs=self.recipe.epochs,
+            progress=progress,
+            seed=seed,
+            memory=self.memory,
+        )
+
+    def _forward(self, clip: Clip) -> Tensor:
+        with self.accelerator.autocast():
+            return self.network(clip).float()  # type: ignore[no-any-return]
+
+    def _learn(self, loss: Loss) -> None:
+        """Add one part's gradients, and count what was measured on the way."""
         metrics = {"loss": loss.value, **loss.metrics}
         values = torch.stack([value.detach().float() for value in metrics.values()])
         numbers = dict(zip(metrics, self.accelerator.reduce(values, "mean").tolist(), strict=True))
         if not math.isfinite(numbers["loss"]):
             raise self._diverged("the loss is not finite")
-        with self.accelerator.accumulate(self.forward):
-            self.accelerator.backward(loss.value)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-        position = self.position
+        self.updates.backward(loss)
         for name, number in numbers.items():
-            position.sums[name] = position.sums.get(name, 0.0) + number
-        position.losses += 1
+            self.position.add(name, number)
         self.accelerator.log({f"batch/{k}": v for k, v in numbers.items()}, step=self._batches_done)
-        return True
 
     def _end_epoch(self) -> None:
         """Validate, keep the weights if they are the best so far, log and save."""
         position = self.position
         line: dict[str, float] = {"epoch": position.epoch + 1}
-        line |= {name: total / position.losses for name, total in position.sums.items()}
+        line |= position.means()
+        line["seconds"] = position.seconds
         for buffer in self.network.buffers():  # batch statistics are those of the main process, as in a checkpoint
             broadcast(buffer)
         self._check_weights()
@@ -207,13 +248,13 @@ class Trainer:
             if self.accelerator.is_main_process:
                 self.folder.save_best(self.network.state_dict())
         self.accelerator.log({f"epoch/{k}": v for k, v in line.items()}, step=self._batches_done)
-        position.epoch, position.batch, position.sums, position.losses = position.epoch + 1, 0, {}, 0
+        position.next_epoch()
         self._save()
 
     def _finish(self) -> dict[str, Accuracy]:
         """Round the best weights as they will be stored, measure them, and write them with what was measured."""
         recipe = self.recipe
-        network = build_network(recipe.model, len(self.labels)).to(self.accelerator.device)
+        network = self._build(len(self.labels))
         weights = rounded(self.folder.load_best(), recipe.export.precision)
         network.load_state_dict(weights)
         splits = {"val": self.val_clips}
@@ -233,7 +274,7 @@ class Trainer:
     def _count(self, network: Model, clips: Clips) -> tuple[int, int, int]:
         """Clean and robust successes, and clips, over all processes."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        size = max(1, self.recipe.batch_size // (world * self.recipe.accumulation))
+        size = self._part_size
         mine = range(rank, len(clips), world)
         batches = [list(mine[start : start + size]) for start in range(0, len(mine), size)]
         counts = count_correct(network, self._batches(clips, batches), self.attack)
@@ -243,6 +284,16 @@ class Trainer:
     def _batches(self, clips: Clips, indices: list[list[int]]) -> Iterator[tuple[Clip, Tensor]]:
         device = self.accelerator.device
         return (stored.restore(device) for stored in read(clips, indices, device, self.workers))
+
+    @property
+    def _part_size(self) -> int:
+        """Clips that fit a device's memory."""
+        parts: int = self.accelerator.num_processes * self.recipe.accumulation
+        return max(1, self.recipe.batch_size // parts)
+
+    def _build(self, classes: int) -> Model:
+        seed = seed_for(self.recipe.seed, "weights") % 2**32
+        return load_model(self.recipe.model, num_classes=classes, device=self.accelerator.device, seed=seed)
 
     def _clips(self, data: VideoDataset) -> Clips:
         if len(data) == 0:
@@ -254,8 +305,7 @@ class Trainer:
         wanted = self.recipe.validation.clips
         if wanted is None or wanted >= len(data):
             return data
-        random = torch.Generator().manual_seed(seed_for("validation", self.recipe.seed))
-        return data.subset(sorted(torch.randperm(len(data), generator=random)[:wanted].tolist()))
+        return data.subset(_drawn(len(data), wanted, seed_for("validation", self.recipe.seed)))
 
     def _check_fit(self) -> None:
         """One clip through the network, so that what does not fit is said before anything is trained."""
@@ -274,7 +324,12 @@ class Trainer:
     def _save(self) -> None:
         self._check_weights()
         if self.accelerator.is_main_process:
-            states: dict[str, Any] = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+            states: dict[str, Any] = {
+                "network": self.network.state_dict(),
+                "companions": self.companions.state_dict(),
+                "optimizers": self.updates.state_dict(),
+                "memory": self.memory,
+            }
             if self.accelerator.scaler is not None:
                 states["scaler"] = self.accelerator.scaler.state_dict()
             self.folder.save_metrics(self.position.history)
@@ -286,7 +341,9 @@ class Trainer:
             return
         self.position, states = found
         self.network.load_state_dict(states["network"])
-        self.optimizer.load_state_dict(states["optimizer"])
+        self.companions.load_state_dict(states["companions"])
+        self.updates.load_state_dict(states["optimizers"])
+        self.memory = states["memory"]
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(states["scaler"])
 
@@ -310,7 +367,6 @@ def _accelerator(recipe: Recipe, folder: Folder) -> Accelerator:
     try:
         return Accelerator(
             mixed_precision=_ACCELERATE[recipe.precision],
-            gradient_accumulation_steps=recipe.accumulation,
             log_with="tensorboard",
             project_dir=folder.path,
         )
@@ -318,20 +374,8 @@ def _accelerator(recipe: Recipe, folder: Folder) -> Accelerator:
         raise InputError(f"precision: {recipe.precision} cannot be had on this device: {error}") from error
 
 
-class _Wrapper(nn.Module):
-    """What Accelerate gets to wrap, so that the network itself stays as it is."""
-
-    def __init__(self, network: Model):
-        super().__init__()
-        self.network = network
-
-    def forward(self, clip: Clip) -> Tensor:
-        logits: Tensor = self.network(clip)
-        return logits.float()
-
-
-def _optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(parameters, lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay)
+def _drawn(available: int, wanted: int, seed: int) -> list[int]:
+    """``wanted`` of the numbers below ``available``, drawn by ``seed``, in rising order."""
+    random = torch.Generator().manual_seed(seed)
+    drawn: list[int] = torch.randperm(available, generator=random)[:wanted].tolist()
+    return sorted(drawn)
