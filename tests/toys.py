@@ -17,6 +17,7 @@ from robustvideo.attacks import PGD
 from robustvideo.attacks.attack import Problem
 from robustvideo.clip import Clip
 from robustvideo.model import Model, Routing
+from robustvideo.models.moe import MixtureOfExperts
 from robustvideo.registry import spec_of
 from robustvideo.threat import ThreatModel
 
@@ -148,8 +149,8 @@ class Able(Model):
     def head(self, features: Tensor) -> Tensor:
         return self._routing({"video": features}).logits
 
-    def route(self, clip: Clip) -> Routing:
-        return self._routing(self.features(clip))
+    def route(self, clip: Clip, needed: Tensor | None = None) -> Routing:
+        return self._routing(self.features(clip))  # every expert runs anyway
 
     def forward(self, clip: Clip) -> Tensor:
         return self.route(clip).logits
@@ -162,6 +163,31 @@ class Able(Model):
         weights = router.softmax(1)
         opinions = torch.stack([expert(seen) for expert in self.experts], dim=1)
         return Routing((weights[:, :, None] * opinions).sum(1), router, opinions, weights)
+
+
+class LinearLogits(Model):
+    """Logits ``W vec(video) + b``, one row of W per class (or per expert, in a router)."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None):
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(weight.new_zeros(len(weight)) if bias is None else bias)
+
+    def forward(self, clip: Clip) -> Tensor:
+        return torch.einsum("bcthw,kcthw->bk", clip.video, self.weight) + self.bias
+
+
+def mixture(
+    experts: int = 3, classes: int = 3, *, top: int = 1, gate: Any = "kept", seed: int = 0, scale: float = 0.2
+) -> MixtureOfExperts:
+    """Linear experts behind a linear router, all of whose logits are near 0 on grey clips; in float64."""
+    random = torch.Generator().manual_seed(seed)
+
+    def linear(rows: int) -> LinearLogits:
+        weight = scale * torch.randn(rows, *SHAPE, generator=random, dtype=torch.float64)
+        return LinearLogits(weight, -0.5 * weight.flatten(1).sum(1))
+
+    return MixtureOfExperts([linear(classes) for _ in range(experts)], linear(experts), top, gate)
 
 
 class Tally:

@@ -61,8 +61,14 @@ class Routing:
 class Routed(Protocol):
     """A mixture of experts that shows its routing."""
 
-    def route(self, clip: Clip) -> Routing:
-        """Router logits, expert logits and gate weights of one forward pass."""
+    def route(self, clip: Clip, needed: Tensor | None = None) -> Routing:
+        """Router logits, expert logits and gate weights of one forward pass.
+
+        Args:
+            clip: the clips.
+            needed: (B, M) bool, experts whose logits the caller wants of each clip; (B, 1) asks all alike. They run
+                besides those that the router chose, and change neither ``logits`` nor ``weights``. None: none.
+        """
 
 
 @runtime_checkable
@@ -261,6 +267,38 @@ def run(model: Model, clip: Clip) -> Tensor:
     if logits.device != clip.device:
         raise InputError(f"The model returned logits on {logits.device} for a clip on {clip.device}.")
     return logits
+
+
+def route(model: Model, clip: Clip, needed: Tensor | None = None) -> Routing:
+    """The routing of a mixture of experts; see `Routed`.
+
+    Raises:
+        InputError: the model is no mixture of experts, it failed, or the shapes of its routing do not agree.
+    """
+    if not isinstance(model, Routed):
+        raise InputError(
+            f"{type(model).__name__} is no mixture of experts: it has no route() that shows its routing, as video_moe "
+            "has (robustvideo.model.Routed)."
+        )
+    try:
+        routing = model.route(clip, needed)
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"The model failed on clips of shape {tuple(clip.video.shape)}: {reason}") from error
+    batch, experts = len(clip), routing.router_logits.shape[-1]
+    wanted = {
+        "logits": (batch, routing.logits.shape[-1]),
+        "router_logits": (batch, experts),
+        "expert_logits": (batch, experts, routing.logits.shape[-1]),
+        "weights": (batch, experts),
+    }
+    for name, shape in wanted.items():
+        found = tuple(getattr(routing, name).shape)
+        if found != shape:
+            raise InputError(f"The model's routing must have {name} of shape {shape}, got {found}.")
+    return routing
 
 
 @contextmanager

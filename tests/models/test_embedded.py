@@ -120,7 +120,10 @@ def test_the_plain_network_is_good_and_the_blind_one_is_at_chance() -> None:
 def test_adversarial_training_shows() -> None:
     clip, labels = some_clips(32)
     attack = load_attack("pgd(eps=4/255, steps=5)")
-    robust = {n: 1 - float(attack(load_model(f"embedded:{n}"), clip, labels).success.double().mean()) for n in ("r3d", "r3d_at")}
+    robust = {
+        n: 1 - float(attack(load_model(f"embedded:{n}"), clip, labels).success.double().mean())
+        for n in ("r3d", "r3d_at")
+    }
     assert robust["r3d"] < 0.3 < robust["r3d_at"]
 
 

@@ -10,7 +10,10 @@ from robustvideo.attacks.autoattack import AutoAttack as AutoAttack
 from robustvideo.attacks.autoattack import AutoAttackResult as AutoAttackResult
 from robustvideo.attacks.boundary import Boundary as Boundary
 from robustvideo.attacks.codec_expectation import CodecPGD as CodecPGD
+from robustvideo.attacks.divergence import DivergencePGD as DivergencePGD
 from robustvideo.attacks.ensemble import Ensemble as Ensemble
+from robustvideo.attacks.experts import PGDE as PGDE
+from robustvideo.attacks.experts import TLAE as TLAE
 from robustvideo.attacks.fab import FABT as FABT
 from robustvideo.attacks.fgsm import FGSM as FGSM
 from robustvideo.attacks.fgsm import IFGSM as IFGSM
@@ -18,6 +21,8 @@ from robustvideo.attacks.flickering import Flickering as Flickering
 from robustvideo.attacks.flickering import universal_flicker as universal_flicker
 from robustvideo.attacks.flickering import with_flicker as with_flicker
 from robustvideo.attacks.frame_saliency import FrameSaliency as FrameSaliency
+from robustvideo.attacks.joint import JTLA as JTLA
+from robustvideo.attacks.joint import JTLGA as JTLGA
 from robustvideo.attacks.masked import FrameBorder as FrameBorder
 from robustvideo.attacks.masked import MaskedPGD as MaskedPGD
 from robustvideo.attacks.mig import MIG as MIG
@@ -27,11 +32,15 @@ from robustvideo.attacks.nes import NES as NES
 from robustvideo.attacks.noise import Noise as Noise
 from robustvideo.attacks.pam import PAM as PAM
 from robustvideo.attacks.pgd import PGD as PGD
+from robustvideo.attacks.router import PGDR as PGDR
+from robustvideo.attacks.router import TLAR as TLAR
+from robustvideo.attacks.router import TLGAR as TLGAR
 from robustvideo.attacks.simba import SimBA as SimBA
 from robustvideo.attacks.sparse import OneFrame as OneFrame
 from robustvideo.attacks.sparse import Sparse as Sparse
 from robustvideo.attacks.square import Square as Square
 from robustvideo.attacks.temporal_translation import TemporalTranslation as TemporalTranslation
+from robustvideo.attacks.tla import TLAM as TLAM
 
 
 def load_attack(spec: str) -> Attack:

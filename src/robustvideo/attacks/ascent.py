@@ -31,6 +31,7 @@ class Ascent:
         random_start: start at a random point of the ball instead of at the clean clip.
         early_stop: a clip that has verifiably succeeded is not attacked further. Without it every clip takes all
             steps, and the largest margin wins.
+        last: return where the climb ended, whatever was better on the way; needs ``early_stop=False``.
         seed: seeds every random draw of the climb, with each clip's id. Any printable value.
     """
 
@@ -40,6 +41,7 @@ class Ascent:
     steps: int
     random_start: bool = False
     early_stop: bool = True
+    last: bool = False
     seed: object = 0
 
     def __call__(self, problem: Problem) -> AttackResult:
@@ -83,18 +85,21 @@ class Ascent:
                 front = front.with_peak(point, margins, step)
             elif not self.early_stop:
                 hopeful = hopeful & ~best.success[front.rows]
-            if self.early_stop or looked_ahead:  # the margin of a look-ahead point is a hint: only the verdict counts
+            # the margin of a look-ahead point is a hint: only the verdict counts
+            if self.early_stop or (looked_ahead and not self.last):
                 left = front.settle(hopeful.nonzero()[:, 0], candidate, step, best)
                 if self.early_stop and len(left) == 0:
                     return
                 if self.early_stop and len(left) < len(front.rows):
                     front, estimate = front.select(left), estimate.select(left)
             front = self._move(front, estimate, step)
+            del estimate, point, candidate  # a long video's gradients are large: free them before the next ones
         everyone = torch.arange(len(front.rows), device=front.rows.device)
         front.settle(everyone, front.variables, self.steps if self.early_stop else front.first_positive, best)
         if not self.early_stop:
-            higher = front.peak_margin > best.margin[front.rows]
-            front.settle(higher.nonzero()[:, 0], front.peak, front.first_positive, best)
+            if not self.last:
+                higher = front.peak_margin > best.margin[front.rows]
+                front.settle(higher.nonzero()[:, 0], front.peak, front.first_positive, best)
             best.trace[front.rows] = front.trace
 
     def _move(self, front: _Front, estimate: Estimate, step: int) -> _Front:
@@ -188,8 +193,6 @@ class _Best:
         count, device = len(problem.clip), problem.clip.device
         self._modalities = {part.modality for part in problem.threat.parts}
         self._clip = problem.clip
-        for modality in self._modalities:
-            self._clip = self._clip.with_signal(modality, self._clip.signal(modality).clone())
         self._logits: Tensor | None = None
         self.success = torch.zeros(count, dtype=torch.bool, device=device)
         self.margin = torch.full((count,), -torch.inf, device=device)
@@ -217,8 +220,12 @@ class _Best:
         self.success[rows] = verdict.success[chosen]
         self.margin[rows] = margins[chosen]
         self.trace[rows] = trace[chosen]
+        if len(chosen) == len(self.success):  # no copy: a long video is large
+            self._clip = verdict.clip
+            return
         for modality in self._modalities:
-            self._clip.signal(modality)[rows] = verdict.clip.signal(modality)[chosen]
+            known, found = self._clip.signal(modality), verdict.clip.signal(modality)
+            self._clip = self._clip.with_signal(modality, known.index_copy(0, rows, found[chosen]))
 
     def result(self) -> AttackResult:
         assert self._logits is not None, "an ascent ends with a verdict on every clip"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robustvideo.attacks.attack import Problem, check_classes, margin
 from robustvideo.clip import Clip
-from robustvideo.model import run
+from robustvideo.model import classify, run
 
 
 class Objective(Protocol):
@@ -59,3 +59,22 @@ class Margin(_LogitObjective):
 
     def value(self, logits: Tensor, problem: Problem) -> Tensor:
         return margin(logits, problem.labels, problem.targeted)
+
+
+class Divergence(_LogitObjective):
+    """``KL(p(x) || p(x + delta))``, away from the prediction on the clean clip (Zhang et al. 2019).
+
+    The labels play no part. At the clean clip its gradient is exactly zero: a climb must start elsewhere.
+    """
+
+    def reference(self, problem: Problem) -> Mapping[str, Tensor]:
+        return {"clean_logits": classify(problem.model, problem.clip)}
+
+    def value(self, logits: Tensor, problem: Problem) -> Tensor:
+        return divergence(problem.reference["clean_logits"], logits)
+
+
+def divergence(clean: Tensor, perturbed: Tensor) -> Tensor:
+    """(B,) ``KL(p || q) = sum_k p_k (log p_k - log q_k)`` of the predictions p, q of two logits (B, K)."""
+    before, after = F.log_softmax(clean, dim=1), F.log_softmax(perturbed, dim=1)
+    return F.kl_div(after, before, reduction="none", log_target=True).sum(1)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
-from importlib.resources import files
 from typing import Annotated
 
 import typer
+
+from robustvideo.packaged import recipes as packaged_recipes
 
 
 class Kind(StrEnum):
@@ -17,6 +18,7 @@ class Kind(StrEnum):
     threats = "threats"
     trainings = "trainings"
     models = "models"
+    alterations = "alterations"
     datasets = "datasets"
     recipes = "recipes"
 
@@ -55,7 +57,11 @@ def _names(kind: Kind) -> dict[str, str]:
         return _recipes()
     from robustvideo.registry import Registry
 
-    package = {Kind.threats: "robustvideo.threat", Kind.trainings: "robustvideo.training"}
+    package = {
+        Kind.threats: "robustvideo.threat",
+        Kind.trainings: "robustvideo.training",
+        Kind.alterations: "robustvideo.models",
+    }
     registry: Registry[object] = Registry(kind.value, kind.value, package.get(kind, f"robustvideo.{kind.value}"))
     return {name: entry.summary for name, entry in registry.entries().items()}
 
@@ -63,12 +69,5 @@ def _names(kind: Kind) -> dict[str, str]:
 def _recipes() -> dict[str, str]:
     import yaml
 
-    found = {}
-    root = files("robustvideo") / "recipes"
-    for folder in (root, *(f for f in root.iterdir() if f.is_dir())):
-        for file in folder.iterdir():
-            if file.name.endswith(".yaml"):
-                prefix = "" if folder is root else f"{folder.name}/"
-                content = yaml.safe_load(file.read_text(encoding="utf-8"))
-                found[prefix + file.name.removesuffix(".yaml")] = str(content.get("title", ""))
-    return dict(sorted(found.items()))
+    contents = {name: yaml.safe_load(file.read_text(encoding="utf-8")) for name, file in packaged_recipes().items()}
+    return {name: str(content.get("title", "")) for name, content in contents.items()}

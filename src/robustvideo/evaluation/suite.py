@@ -10,14 +10,13 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from robustvideo.errors import InputError, unknown
+from robustvideo.packaged import read_yaml
 from robustvideo.spec import parse_call, parse_value
 
 if TYPE_CHECKING:
@@ -86,23 +85,17 @@ class Suite(BaseModel):
 
 
 def load_suite(path: Path) -> Suite:
-    """Read a suite from YAML.
+    """Read a suite from a YAML file, or a packaged one by its name, such as ``suites/strength``.
 
     Raises:
         InputError: no such file, not YAML, a misspelt key, or a value out of range.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"There is no suite {path}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not readable as YAML: {str(error).splitlines()[0]}.") from error
-    return make_suite(content, str(path))
+    return make_suite(read_yaml(path, "suite"), str(path))
 
 
 def default_suite() -> Suite:
     """The embedded suite: procedural clips, embedded weights, about two minutes on two cores."""
-    return make_suite(yaml.safe_load((files("robustvideo") / "recipes" / "demo.yaml").read_text()), "the default suite")
+    return load_suite(Path("demo"))
 
 
 def make_suite(content: Any, name: str) -> Suite:

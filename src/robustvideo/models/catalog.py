@@ -15,7 +15,9 @@ class Network(Protocol):
     """The configuration of a network that goes by its own name, such as ``i3d(classes=101)``.
 
     A frozen dataclass in a file of this package, under ``@networks.register("i3d")``. Where it has a field
-    ``classes``, the number of classes of the data is its default.
+    ``classes``, the number of classes of the data is its default. Where it has a method ``convert``, a checkpoint
+    (name -> tensor) goes through it before it is loaded: it gives the names of public checkpoints the network's own,
+    and leaves the network's own names alone.
     """
 
     def build(self) -> Model:
@@ -30,8 +32,9 @@ SCHEMES = {
     "torchvision": "a video network of torchvision: ?weights=, ?classes=, ?frames=, ?size=",
     "hf": "a Hugging Face video classifier: a repository or a local folder",
     "file": "your own: path/to/file.py:factory, with ?options for the factory",
+    "trained": "a network in a file that robustvideo train wrote: ?part=, ?run_code=",
 }
-"""Scheme of a model spec -> what it names. All take ``checkpoint=<file>``."""
+"""Scheme of a model spec -> what it names. All take ``checkpoint=<file>`` and ``with=<alteration>``."""
 
 TORCHVISION = {
     "mc3_18": "ResNet-18, 3-D in its first stage and 2-D after (Tran et al. 2018)",
@@ -53,5 +56,9 @@ def catalog() -> dict[str, str]:
     embedded = {f"embedded:{path.stem}": SCHEMES["embedded"] for path in sorted(weights.glob("*.safetensors"))}
     torchvision = {f"torchvision:{name}": summary for name, summary in TORCHVISION.items()}
     named = {name: entry.summary for name, entry in networks.entries().items()}
-    others = {"hf:<repository or folder>": SCHEMES["hf"], "file:<path.py>:<factory>": SCHEMES["file"]}
+    others = {
+        "hf:<repository or folder>": SCHEMES["hf"],
+        "file:<path.py>:<factory>": SCHEMES["file"],
+        "trained:<file.safetensors>": SCHEMES["trained"],
+    }
     return {**embedded, **torchvision, **named, **others}

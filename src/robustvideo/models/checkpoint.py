@@ -63,11 +63,23 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], name: str = "the 
 
 def read_labels(path: Path) -> tuple[str, ...] | None:
     """The class names that training put beside the weights of a safetensors file; None where there are none."""
-    if path.suffix != ".safetensors":
-        return None
-    with safe_open(path, framework="pt") as file:
-        metadata: Mapping[str, str] = file.metadata() or {}
+    metadata = read_metadata(path)
     return tuple(json.loads(metadata["labels"])) if "labels" in metadata else None
+
+
+def read_metadata(path: Path) -> Mapping[str, str]:
+    """What a safetensors file says beside its weights, by name; nothing for other files.
+
+    Raises:
+        InputError: a damaged file.
+    """
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is not readable as safetensors: {error}.") from error
 
 
 def _shared_prefix(state: Mapping[str, Tensor]) -> str:

@@ -30,11 +30,15 @@ class Options:
             raise InputError(f"classes= of a Hugging Face model is at least 2, got {self.classes}.")
 
 
-def load_huggingface(source: Source) -> Model:
+def load_huggingface(source: Source, filled: bool = True) -> Model:
     """Load ``hf:<repository or folder>``: safetensors only, and never a repository's own code.
 
     Downloads go through transformers, and into its cache. The normalisation is the repository's processor's, the
     frames and the size are the network's; clips of another size are resized whole, where most processors crop.
+
+    Args:
+        source: the parsed spec.
+        filled: with the repository's weights; otherwise only its configuration is read.
 
     Raises:
         InputError: transformers is not installed, the repository cannot be had, or it is no video classifier.
@@ -47,11 +51,21 @@ def load_huggingface(source: Source) -> Model:
     name = str(Path(source.name).expanduser())
     if name.startswith((".", "/")) and not Path(name).is_dir():
         raise InputError(f"There is no folder {source.name}.")
-    new_head = {} if options.classes is None else {"num_labels": options.classes, "ignore_mismatched_sizes": True}
+    new_head = {} if options.classes is None else {"num_labels": options.classes}
     try:
-        classifier, report = transformers.AutoModelForVideoClassification.from_pretrained(
-            name, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **new_head
-        )
+        if filled:
+            classifier, report = transformers.AutoModelForVideoClassification.from_pretrained(
+                name,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=options.classes is not None,
+                **new_head,
+            )
+        else:
+            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **new_head)
+            classifier = transformers.AutoModelForVideoClassification.from_config(config)
+            report = {"missing_keys": []}
     except (OSError, ValueError, ImportError) as error:
         raise InputError(f"The video classifier hf:{source.name} cannot be loaded: {_first_line(error)}") from error
     if report["missing_keys"] and options.classes is None:

@@ -54,7 +54,7 @@ class NormBall(Part):
         if mask is not None and dense:
             variable = variable * mask
         variable = self._into_ball(variable, eps, signal, mask)
-        return (signal + variable).clamp_(*self.box) - signal if dense else variable
+        return (signal + variable).clamp_(*self.box).sub_(signal) if dense else variable
 
     @abstractmethod
     def _into_ball(self, variable: Tensor, eps: Tensor, signal: Tensor, mask: Tensor | None) -> Tensor:
@@ -159,17 +159,18 @@ class Linf(NormBall):
         return direction
 
     def quantise(self, signal: Tensor, variable: Tensor, mask: Tensor | None, eps: Tensor) -> Tensor:
-        """Round to the nearest grid point inside the ball."""
-        changed = self.apply(signal, variable, mask).detach().clamp(*self.box)
+        """Round to the nearest grid point inside the ball. In place where it can be: a long video is large."""
+        changed = self.apply(signal, variable, mask).detach().clamp_(*self.box)
         if not self.stored:
             return changed
         levels = GRID[self.modality]
         reach = per_clip(eps, signal)
         slack = 1e-3  # of one level: the representation error of x * 255, far below any real step
-        least = torch.ceil((signal - reach) * levels - slack)
-        most = torch.floor((signal + reach) * levels + slack)
-        rounded = (changed * levels).round().clamp(least, most) / levels
-        return torch.where((changed == signal) | (least > most), signal, rounded)
+        least = (signal - reach).mul_(levels).sub_(slack).ceil_()
+        most = (signal + reach).mul_(levels).add_(slack).floor_()
+        untouched = (changed == signal) | (least > most)
+        rounded = changed.mul_(levels).round_().clamp_(least, most).div_(levels)
+        return torch.where(untouched, signal, rounded, out=rounded)
 
     def within_budget(self, clean: Tensor, changed: Tensor, eps: Tensor) -> Tensor:
         slack = 2e-3 / GRID[self.modality] if self.stored else 1e-6

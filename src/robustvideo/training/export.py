@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from robustvideo.models.trained import self_contained
 from robustvideo.training.checkpoint import save_weights
 from robustvideo.training.recipe import Recipe
 from robustvideo.training.validation import Accuracy
@@ -28,10 +29,12 @@ def export(
 ) -> None:
     """Write weights as safetensors.
 
-    The metadata holds, all as JSON: ``recipe`` and its ``recipe_hash``, the ``labels`` by index, the measured
-    ``accuracies`` as counts, and the ``versions`` of robustvideo and torch.
+    The metadata holds, all as JSON: ``recipe`` and its ``recipe_hash``, the ``network`` (the recipe's model without
+    trained files that it names), the ``labels`` by index, the measured ``accuracies`` as counts, and the ``versions``
+    of robustvideo and torch. The spec ``trained:<path>`` rebuilds the network from it.
     """
     metadata = {
+        "network": self_contained(recipe.model),
         "recipe": recipe.model_dump(mode="json"),
         "recipe_hash": recipe.digest(),
         "labels": list(labels),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -44,6 +45,7 @@ class Step:
         epochs: how many there are.
         companions: what the method's `companions` returned.
         memory: see `Memory`.
+        autocast: opens the recipe's precision, as ``forward`` does, for passes through parts of the network.
     """
 
     forward: Callable[[Clip], Tensor]
@@ -56,6 +58,7 @@ class Step:
     epochs: int = 1
     companions: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     memory: Memory = field(default_factory=dict)
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 @dataclass(frozen=True, eq=False)

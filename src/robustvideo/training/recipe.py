@@ -17,15 +17,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustvideo.errors import InputError, unknown
+from robustvideo.packaged import read_yaml
 from robustvideo.training.augmentation import Augmentation
 from robustvideo.training.schedule import Schedule
 
@@ -128,21 +126,7 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         InputError: no such recipe, not YAML, a misspelt key, or a value out of range.
     """
-    file: Path | Traversable = path
-    if not path.is_file():
-        packaged = _packaged()
-        if path.suffix in (".yaml", ".yml"):
-            raise InputError(f"There is no recipe {path}.")
-        if path.as_posix() not in packaged:
-            raise unknown("recipe", path.as_posix(), packaged)
-        file = packaged[path.as_posix()]
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}, line {mark.line + 1}," if mark else str(path)
-        raise InputError(f"{place} is not readable as YAML: {str(error).splitlines()[0]}.") from error
-    return make_recipe(content, str(path))
+    return make_recipe(read_yaml(path, "recipe"), str(path))
 
 
 def make_recipe(content: Any, name: str) -> Recipe:
@@ -173,14 +157,3 @@ def _keys(place: tuple[int | str, ...]) -> list[str]:
     for part in place:
         model = model.model_fields[part].annotation
     return list(model.model_fields)
-
-
-def _packaged() -> dict[str, Traversable]:
-    """Name -> file of the training recipes that come with the package."""
-    found = {}
-    for folder in (files("robustvideo") / "recipes").iterdir():
-        if folder.is_dir():
-            for file in folder.iterdir():
-                if file.name.endswith(".yaml"):
-                    found[f"{folder.name}/{file.name.removesuffix('.yaml')}"] = file
-    return found

@@ -172,7 +172,8 @@ class Trainer:
             position.batch += 1
             position.seconds += time.monotonic() - started
             started = time.monotonic()
-            advance(1, f"epoch {position.epoch + 1}/{recipe.epochs}, loss {position.means()['loss']:.3f}")
+            loss = position.means().get("loss", math.nan)  # a method may skip batches
+            advance(1, f"epoch {position.epoch + 1}/{recipe.epochs}, loss {loss:.3f}")
             if time.monotonic() - saved >= self.checkpoint_seconds and position.batch < len(self.plan):
                 self._save()
                 saved = time.monotonic()
@@ -210,6 +211,7 @@ class Trainer:
             progress=progress,
             seed=seed,
             memory=self.memory,
+            autocast=self.accelerator.autocast,
         )
 
     def _forward(self, clip: Clip) -> Tensor:

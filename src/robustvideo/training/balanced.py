@@ -1,0 +1,86 @@
+"""Load balancing: any training of a mixture of experts, with its experts kept in use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustvideo.errors import InputError
+from robustvideo.model import Model
+from robustvideo.models.moe import MixtureOfExperts, load_balance
+from robustvideo.training.method import Loss, Method, Part, Stage, Step, trainings
+from robustvideo.training.standard import Standard
+
+
+@trainings.register("balanced")
+@dataclass(frozen=True)
+class Balanced(Method):
+    """Another method's losses, each with the load balance of a mixture's router (Fedus et al. 2022, equation 4).
+
+    ``loss + weight * M * sum_i f_i P_i`` for every pass of the router that the loss was computed with. Without it a
+    sparse mixture tends to send all clips to one expert: the others are then never trained.
+
+    Attributes:
+        method: what is trained. Default: `Standard`.
+        weight: of the balance. Default 0.01, that of Fedus et al.
+
+    Raises:
+        InputError: a negative weight; a network that is no mixture of experts.
+    """
+
+    method: Method = field(default=Standard())
+    weight: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < float("inf"):
+            raise InputError(f"A weight is finite and at least 0, got weight={self.weight:g}.")
+
+    def companions(self, network: Model) -> nn.ModuleDict:
+        mixture_in(network)
+        return self.method.companions(network)
+
+    def parts(self, network: Model, companions: nn.ModuleDict) -> Mapping[str, Part]:
+        return self.method.parts(network, companions)
+
+    def before_epoch(self, stage: Stage) -> Mapping[str, float]:
+        return self.method.before_epoch(stage)
+
+    def losses(self, step: Step) -> Iterator[Loss]:
+        mixture = mixture_in(step.network)
+        seen: list[Tensor] = []
+
+        def note(router: nn.Module, _: Any, logits: Tensor) -> None:
+            if router.training and torch.is_grad_enabled():  # attacks run a copy at rest
+                seen.append(logits)
+
+        handle = mixture.router.register_forward_hook(note)
+        try:
+            for loss in self.method.losses(step):
+                balances = [load_balance(logits.float(), mixture.top) for logits in seen]
+                seen.clear()
+                if balances:
+                    balance = torch.stack(balances).mean()
+                    yield replace(
+                        loss, value=loss.value + self.weight * balance, metrics={**loss.metrics, "balance": balance}
+                    )
+                else:
+                    yield loss
+        finally:
+            handle.remove()
+
+
+def mixture_in(network: Model) -> MixtureOfExperts:
+    """The network, if it is a mixture of experts.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not isinstance(network, MixtureOfExperts):
+        raise InputError(
+            f"This training is for mixtures of experts, such as video_moe; the model is a {type(network).__name__}."
+        )
+    return network
