@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from driving import a_step, network
+from driving import a_step, batch, network
 from mixing import mixture_network
 
 from robustvideo.errors import InputError
@@ -47,6 +47,21 @@ def test_a_method_that_fails_leaves_no_hook() -> None:
     next(losses)
     losses.close()
     assert not model.router._forward_hooks
+
+
+def test_parts_of_a_batch_that_take_turns_do_not_mix() -> None:
+    """As the trainer runs them when it accumulates gradients, for a method of several updates."""
+    model = mixture_network()
+    method = load_training("balanced(method=j_tlat(schedule=batch), weight=0.5)")
+    clip, labels = batch(seed=5)
+    parts = [method.losses(a_step(model)), method.losses(a_step(model, clip=clip, labels=labels))]
+    counts = []
+    while (losses := [next(part, None) for part in parts])[0] is not None:
+        for loss in losses:
+            assert loss is not None
+            loss.value.backward()
+        counts.append(["balance" in loss.metrics for loss in losses if loss is not None])
+    assert counts == [[True, True], [False, False], [True, True]]
 
 
 def test_what_it_wraps_keeps_its_parts() -> None:

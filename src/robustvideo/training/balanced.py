@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -51,26 +52,33 @@ class Balanced(Method):
 
     def losses(self, step: Step) -> Iterator[Loss]:
         mixture = mixture_in(step.network)
-        seen: list[Tensor] = []
+        losses = self.method.losses(step)
+        while True:
+            with _training_passes(mixture.router) as passes:  # not across a yield: other parts of a batch run then
+                loss = next(losses, None)
+            if loss is None:
+                return
+            if passes:
+                balance = torch.stack([load_balance(logits.float(), mixture.top) for logits in passes]).mean()
+                metrics = {**loss.metrics, "balance": balance}
+                loss = replace(loss, value=loss.value + self.weight * balance, metrics=metrics)
+            yield loss
 
-        def note(router: nn.Module, _: Any, logits: Tensor) -> None:
-            if router.training and torch.is_grad_enabled():  # attacks run a copy at rest
-                seen.append(logits)
 
-        handle = mixture.router.register_forward_hook(note)
-        try:
-            for loss in self.method.losses(step):
-                balances = [load_balance(logits.float(), mixture.top) for logits in seen]
-                seen.clear()
-                if balances:
-                    balance = torch.stack(balances).mean()
-                    yield replace(
-                        loss, value=loss.value + self.weight * balance, metrics={**loss.metrics, "balance": balance}
-                    )
-                else:
-                    yield loss
-        finally:
-            handle.remove()
+@contextmanager
+def _training_passes(router: nn.Module) -> Iterator[list[Tensor]]:
+    """Collects what a router returned in training mode; attacks run a copy at rest."""
+    passes: list[Tensor] = []
+
+    def note(module: nn.Module, _: Any, logits: Tensor) -> None:
+        if module.training and torch.is_grad_enabled():
+            passes.append(logits)
+
+    handle = router.register_forward_hook(note)
+    try:
+        yield passes
+    finally:
+        handle.remove()
 
 
 def mixture_in(network: Model) -> MixtureOfExperts:
