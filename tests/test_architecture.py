@@ -25,8 +25,9 @@ MAY_IMPORT = {
     "purification": {"attacks", "models", "data"},
     "training": {"purification", "attacks", "models", "data"},
     "evaluation": {"purification", "attacks", "models", "data"},
-    "report": {"evaluation", "training", "purification", "attacks", "models", "data"},
-    "cli": {"report", "evaluation", "training", "purification", "attacks", "models", "data"},
+    "reproduction": {"evaluation", "training", "purification", "attacks", "models", "data"},
+    "report": {"reproduction", "evaluation", "training", "purification", "attacks", "models", "data"},
+    "cli": {"report", "reproduction", "evaluation", "training", "purification", "attacks", "models", "data"},
 }
 """Folder -> folders it may import; the vocabulary is everybody's."""
 

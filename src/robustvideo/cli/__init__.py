@@ -13,6 +13,7 @@ from robustvideo.cli.attack import attack
 from robustvideo.cli.evaluate import evaluate
 from robustvideo.cli.list import list_names
 from robustvideo.cli.report import report
+from robustvideo.cli.reproduce import reproduce
 from robustvideo.cli.sweep import sweep
 from robustvideo.cli.train import train
 from robustvideo.errors import RobustVideoError
@@ -46,6 +47,7 @@ app.command("evaluate")(evaluate)
 app.command("report")(report)
 app.command("train")(train)
 app.command("attack")(attack)
+app.command("reproduce")(reproduce)
 app.command("sweep")(sweep)
 app.command("list")(list_names)
 

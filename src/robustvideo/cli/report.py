@@ -16,6 +16,8 @@ def report(
 ) -> None:
     """Write one self-contained page that opens offline in any browser.
 
+    A directory of `robustvideo train` gives a page about the training.
+
     **Examples**
 
     `robustvideo report runs/mine`
@@ -23,5 +25,9 @@ def report(
     `robustvideo report runs/plain runs/hardened --out comparison.html`
     """
     from robustvideo.report import build_report
+    from robustvideo.report.training import build_training_page, is_training
 
-    print(build_report(runs, out))
+    if len(runs) == 1 and is_training(runs[0]):
+        print(build_training_page(runs[0], out))
+    else:
+        print(build_report(runs, out))

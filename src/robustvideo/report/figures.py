@@ -197,7 +197,7 @@ def loss_charts(series: Series, chosen: Budget) -> list[Chart]:
                 "mean objective",
                 (Tick(0, "1"), Tick(100, str(last))),
                 (Tick(5, _short(low)), Tick(95, _short(high))) if high > low else (Tick(5, _short(low)),),
-                (Line(summary.title, place % STYLES, _line(_thinned(points))),),
+                (Line(summary.title, place % STYLES, polyline(_thinned(points))),),
             )
         )
     return charts
@@ -281,8 +281,8 @@ def _accuracy_line(
     return Line(
         name,
         style,
-        _line([(x, 100 * a.estimate) for x, a, _ in measured]),
-        _line([*upper, *lower]) + "Z" if with_band and len(measured) > 1 else "",
+        polyline([(x, 100 * a.estimate) for x, a, _ in measured]),
+        polyline([*upper, *lower]) + "Z" if with_band and len(measured) > 1 else "",
         tuple(
             Mark(x, 100 * a.estimate, f"{name}, {text}: {percent(a.estimate)} {bounds(a)}") for x, a, text in measured
         ),
@@ -293,7 +293,7 @@ def _in_recorded_order(series: Series, chosen: Budget) -> list[AttackSummary]:
     return [s for s in series.attacked if (s.norm, s.eps) == chosen]
 
 
-def _line(points: Iterable[tuple[float, float]]) -> str:
+def polyline(points: Iterable[tuple[float, float]]) -> str:
     """An SVG path through points given in percent from the left and the bottom."""
     return "M" + "L".join(f"{x:.2f} {100 - y:.2f}" for x, y in points)
 
@@ -303,7 +303,7 @@ def _steps(points: Sequence[tuple[float, float]]) -> str:
     corners = [points[0]]
     for (_, before), (x, after) in pairwise(points):
         corners += [(x, before), (x, after)]
-    return _line(corners)
+    return polyline(corners)
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:

@@ -116,13 +116,13 @@ def render(series: Sequence[Series], folder: Path) -> str:
         folder: where the page will lie; links to the raw data are relative to it.
     """
     summary = headline(series)
-    script = _asset("report.js")
+    script = asset("report.js")
     return (
-        _environment()
+        template_environment()
         .get_template("report.html.j2")
         .render(
             title=_title(series),
-            style=Markup(_asset("style.css")),
+            style=Markup(asset("style.css")),
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             headline=summary,
@@ -143,9 +143,10 @@ def render(series: Sequence[Series], folder: Path) -> str:
     )
 
 
-def _environment() -> Environment:
+def template_environment() -> Environment:
+    """Jinja with the templates of this package and the filters that they use."""
     environment = Environment(
-        loader=FunctionLoader(_asset),
+        loader=FunctionLoader(asset),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -167,7 +168,8 @@ def _environment() -> Environment:
     return environment
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """The text of a file beside the templates."""
     return (files("robustvideo.report") / "templates" / name).read_text(encoding="utf-8")
 
 

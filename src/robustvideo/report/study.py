@@ -1,0 +1,81 @@
+"""The page of a study: the paper's table with our numbers in it, and what became of its claims."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from robustvideo import __version__
+from robustvideo.evaluation.metrics import Interval
+from robustvideo.evaluation.run import environment, now
+from robustvideo.report.page import asset, template_environment
+from robustvideo.reproduction.reproduce import Outcome
+from robustvideo.reproduction.study import Study
+from robustvideo.storage import write_text
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table.
+
+    Attributes:
+        name, note: of the row.
+        cells: our accuracy and the paper's, in percent or None, by column; empty while the row is not done.
+        seconds: training time per epoch; None without training.
+        ratio: of that time to the first trained row's.
+    """
+
+    name: str
+    note: str
+    cells: Sequence[tuple[Interval, float | None]]
+    seconds: float | None
+    ratio: float | None
+
+
+def build_study_page(study: Study, scale: str, outcome: Outcome, out: Path) -> Path:
+    """Write one self-contained page about a study, as far as it has come.
+
+    Args:
+        study: the table.
+        scale: at which scale it was run.
+        outcome: what was measured.
+        out: the file.
+    """
+    script = asset("report.js")
+    write_text(
+        out,
+        template_environment()
+        .get_template("study.html.j2")
+        .render(
+            study=study,
+            scale=scale,
+            lines=_lines(study, outcome),
+            claims=outcome.claims,
+            clips=max((row.clips for row in outcome.rows.values()), default=0),
+            date=now(),
+            environment=environment(),
+            style=Markup(asset("style.css")),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            version=__version__,
+        ),
+    )
+    return out
+
+
+def _lines(study: Study, outcome: Outcome) -> list[Line]:
+    per_epoch = {key: row.train_seconds / row.epochs for key, row in outcome.rows.items() if row.train_seconds}
+    first = next(iter(per_epoch.values()), None)
+    lines = []
+    for key, row in study.rows.items():
+        paper = row.paper or [None] * len(study.columns)
+        done = outcome.rows.get(key)
+        cells = list(zip(done.cells, paper, strict=True)) if done else []
+        seconds = per_epoch.get(key)
+        lines.append(Line(row.name, row.note, cells, seconds, seconds / first if seconds and first else None))
+    return lines

@@ -1,0 +1,187 @@
+"""`Study`: a table of a paper as YAML, at several scales.
+
+.. code-block:: yaml
+
+    title: "Adversarial training: budget and step size"
+    source: {paper: "Kinfu and Vidal 2022", place: "table 1", setting: "UCF101, 3D ResNeXt-101"}
+    base: {epochs: 5, batch_size: 32, lr: 0.003, ...}          # a training recipe; rows build on it
+    evaluation: {data: "embedded:kinetic?split=test&clips=128", batch_size: 32, precision: bf16}
+    rows:
+      benign: {name: Benign, recipe: {model: "embedded:r3d?weights=none"}, paper: [92.3, 2.65]}
+      at:     {name: "AT(8, 8)", recipe: {model: "trained:{benign}", training: "at(...)"}, paper: [64.1, 39.9]}
+    columns:
+      - {name: clean}
+      - {name: "eps 4", attacks: ["pgd(eps=4/255, steps=5)"]}
+    claims:
+      - {text: "Training under attack helps", better: at, worse: benign, columns: ["eps 4"]}
+    scales:
+      smoke: {base: {epochs: 1}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from robustvideo.errors import InputError, unknown
+from robustvideo.packaged import read_yaml
+
+SCALES = ("smoke", "embedded", "small", "full")
+"""From minutes on procedural clips, over half an hours on them and on small real data, to the paper's own."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Strict):
+    """Where the table is printed.
+
+    Attributes:
+        paper: authors and year.
+        place: "table 1".
+        setting: the paper's data and networks.
+    """
+
+    paper: str
+    place: str
+    setting: str = ""
+
+
+class Evaluation(_Strict):
+    """How every row is measured.
+
+    Attributes:
+        data: data spec of the test clips.
+        batch_size: clips per batch.
+        precision: type of the attacks' gradient passes.
+        seed: seeds every random draw.
+    """
+
+    data: str
+    batch_size: int = Field(default=16, ge=1)
+    precision: str = "fp32"
+    seed: int = 0
+
+
+class Row(_Strict):
+    """A model of the table. ``{key}`` in a spec stands for the weights of the row of that key.
+
+    Attributes:
+        name: as the paper prints it.
+        recipe: what its training changes in the study's base; None for a row that is not trained.
+        model: model spec to evaluate. Default: what the row trained.
+        crafted_on: model spec to craft the clips on, instead of on the model itself (gray-box).
+        defense: spec of a defence in front of the model.
+        paper: the paper's numbers, in percent, by column.
+        note: anything a reader must know about the row.
+    """
+
+    name: str
+    recipe: dict[str, Any] | None = None
+    model: str | None = None
+    crafted_on: str | None = None
+    defense: str = "none"
+    paper: list[float | None] = Field(default_factory=list)
+    note: str = ""
+
+
+class Column(_Strict):
+    """A measurement: accuracy under attacks, averaged over them clip by clip; without any, clean accuracy."""
+
+    name: str
+    attacks: list[str] = Field(default_factory=list)
+
+
+class Claim(_Strict):
+    """What the paper concludes: one row is better than another, on average over some columns.
+
+    Attributes:
+        text: the conclusion.
+        better, worse: keys of rows.
+        columns: names of columns.
+    """
+
+    text: str
+    better: str
+    worse: str
+    columns: list[str] = Field(min_length=1)
+
+
+class Study(_Strict):
+    """A table to reproduce; see the module.
+
+    Attributes:
+        title: what it is about.
+        source: where it is printed.
+        base: the training recipe that rows build on.
+        evaluation: how rows are measured.
+        rows: by key, in order; a row may refer to rows before it.
+        columns: in order.
+        claims: what the paper concludes from the table.
+    """
+
+    title: str
+    source: Source
+    base: dict[str, Any] = Field(default_factory=dict)
+    evaluation: Evaluation
+    rows: dict[str, Row] = Field(min_length=1)
+    columns: list[Column] = Field(min_length=1)
+    claims: list[Claim] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _refers_to_what_there_is(self) -> Study:
+        names = [column.name for column in self.columns]
+        if len(set(names)) < len(names):
+            raise ValueError("two columns have the same name")
+        for key, row in self.rows.items():
+            if row.recipe is None and row.model is None:
+                raise ValueError(f"row {key} needs a recipe or a model")
+            if row.paper and len(row.paper) != len(names):
+                raise ValueError(f"row {key} has {len(row.paper)} numbers of the paper for {len(names)} columns")
+        for claim in self.claims:
+            for key in (claim.better, claim.worse):
+                if key not in self.rows:
+                    raise ValueError(f"a claim names row {key!r}, which is not there")
+            for name in claim.columns:
+                if name not in names:
+                    raise ValueError(f"a claim names column {name!r}, which is not there")
+        return self
+
+
+def load_study(path: Path, scale: str) -> Study:
+    """Read a study from YAML, or a packaged one by its name, such as ``video_at/table1``, at one of its scales.
+
+    Raises:
+        InputError: no such study or scale, not YAML, a misspelt key, or a value out of range.
+    """
+    content = read_yaml(path, "study")
+    if not isinstance(content, dict) or "rows" not in content:
+        raise InputError(f"{path} is no study: it must be a mapping with rows, columns and evaluation.")
+    content = dict(content)
+    scales = content.pop("scales", {})
+    if scale not in scales:
+        raise unknown(f"scale of {path}:", scale, scales)
+    content = merged(content, scales[scale] or {})
+    try:
+        return Study.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: {place + ': ' if place else ''}{first['msg'].lower()}.") from error
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` laid over it; mappings are merged, everything else is replaced; null removes a key."""
+    result = dict(base)
+    for key, value in changes.items():
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+            result[key] = merged(result[key], value)
+        else:
+            result[key] = value
+    return result

@@ -1,0 +1,66 @@
+"""A small study from start to end: rows build on rows, gray-box rows use other gradients, nothing runs twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustvideo.errors import InputError, RunConflict
+from robustvideo.report.study import build_study_page
+from robustvideo.reproduction.reproduce import filled, reproduce
+from robustvideo.reproduction.study import Study
+
+STUDY: dict[str, Any] = {
+    "title": "Small",
+    "source": {"paper": "p", "place": "table 1"},
+    "base": {
+        "model": "embedded:r3d",
+        "data": {"train": "embedded:kinetic?clips=16", "val": "embedded:kinetic?split=val&clips=8"},
+        "epochs": 1,
+        "batch_size": 8,
+        "lr": 0.001,
+    },
+    "evaluation": {"data": "embedded:kinetic?split=test&clips=8", "batch_size": 8},
+    "rows": {
+        "benign": {"name": "Benign", "model": "embedded:r3d", "paper": [90.0, None]},
+        "trained": {"name": "Trained", "recipe": {"training": "standard"}},
+        "again": {"name": "Again", "recipe": {"model": "trained:{trained}", "training": "at(attack=fgsm(eps=2/255))"}},
+        "gray": {"name": "Gray", "model": "trained:{again}", "crafted_on": "trained:{trained}"},
+    },
+    "columns": [{"name": "clean"}, {"name": "attacked", "attacks": ["fgsm(eps=4/255)", "fgsm(eps=8/255)"]}],
+    "claims": [{"text": "Clean is easier", "better": "benign", "worse": "gray", "columns": ["clean"]}],
+}
+
+
+def test_a_study_runs_and_runs_again_at_no_cost(tmp_path: Path) -> None:
+    study = Study.model_validate(STUDY)
+    outcome = reproduce(study, tmp_path / "out", quiet=True)
+    assert list(outcome.rows) == list(study.rows)
+    assert outcome.rows["benign"].train_seconds is None
+    assert outcome.rows["again"].epochs == 1
+    assert all(row.clips == 8 for row in outcome.rows.values())
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
+    assert files
+    assert reproduce(study, tmp_path / "out", quiet=True) == outcome
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert written["claims"][0]["verdict"] == outcome.claims[0].verdict
+    page = build_study_page(study, "smoke", outcome, tmp_path / "page.html").read_text()
+    assert "90.0 %" in page
+    assert "Clean is easier" in page
+
+
+def test_a_directory_of_another_study_is_left_alone(tmp_path: Path) -> None:
+    one = Study.model_validate({**STUDY, "rows": {"benign": STUDY["rows"]["benign"]}, "claims": []})
+    reproduce(one, tmp_path / "out", quiet=True)
+    other = one.model_copy(update={"title": "Other"})
+    with pytest.raises(RunConflict, match="another study or scale"):
+        reproduce(other, tmp_path / "out", quiet=True)
+
+
+def test_a_row_may_only_refer_to_rows_before_it() -> None:
+    with pytest.raises(InputError, match="not trained before it"):
+        filled("trained:{later}", {"earlier": Path("x")})

@@ -1,0 +1,78 @@
+"""Studies: what a YAML file says at each scale, and what it may not say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from robustvideo.attacks import load_attack
+from robustvideo.errors import InputError
+from robustvideo.packaged import recipes
+from robustvideo.reproduction.study import SCALES, load_study, merged
+from robustvideo.training.method import load_training
+
+STUDY: dict[str, Any] = {
+    "title": "t",
+    "source": {"paper": "p", "place": "table 1"},
+    "base": {"epochs": 3, "data": {"train": "a", "val": "b"}},
+    "evaluation": {"data": "d"},
+    "rows": {"one": {"name": "One", "model": "embedded:r3d", "paper": [1.0]}, "two": {"name": "Two", "recipe": {}}},
+    "columns": [{"name": "clean"}],
+    "claims": [{"text": "c", "better": "one", "worse": "two", "columns": ["clean"]}],
+    "scales": {"smoke": {"base": {"epochs": 1, "data": {"train": "x"}}}, "full": None},
+}
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump({**STUDY, **changes}))
+    return path
+
+
+def test_a_scale_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    assert load_study(path, "full").base == STUDY["base"]
+    assert load_study(path, "smoke").base == {"epochs": 1, "data": {"train": "x", "val": "b"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"claims": [{"text": "c", "better": "on", "worse": "two", "columns": ["clean"]}]}, "names row 'on'"),
+        ({"claims": [{"text": "c", "better": "one", "worse": "two", "columns": ["x"]}]}, "names column 'x'"),
+        ({"rows": {"one": {"name": "One"}}, "claims": []}, "row one needs a recipe or a model"),
+        ({"rows": {"one": {"name": "O", "model": "m", "paper": [1, 2]}}, "claims": []}, "2 numbers .* for 1 columns"),
+        ({"columns": [{"name": "clean"}, {"name": "clean"}]}, "same name"),
+        ({"collumns": []}, "collumns: extra inputs"),
+    ],
+)
+def test_what_does_not_fit_together_is_said(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_study(written(tmp_path, **changes), "full")
+
+
+def test_an_unknown_scale(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="did you mean 'smoke'"):
+        load_study(written(tmp_path), "smok")
+
+
+def test_merging_removes_what_is_null() -> None:
+    assert merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": None}, "d": {"e": 4}}) == {"a": {"c": 2}, "d": {"e": 4}}
+
+
+STUDIES = [name for name, file in recipes().items() if "rows" in yaml.safe_load(file.read_text())]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_packaged_study_has_every_scale_and_names_things_that_exist(name: str) -> None:
+    for scale in SCALES:
+        study = load_study(Path(name), scale)
+        for column in study.columns:
+            for attack in column.attacks:
+                load_attack(attack)
+        for row in study.rows.values():
+            if row.recipe is not None:
+                load_training(str({**study.base, **row.recipe}.get("training", "standard")))
