@@ -55,8 +55,9 @@ def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -
     return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
 
 
-def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path) -> None:
-    """A real process, killed at a random moment, with a checkpoint after every batch."""
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
+def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path, kills: int) -> None:
+    """Real processes, killed at random moments, with a checkpoint after every batch."""
     wanted = recipe(
         epochs=6,
         optimizer="adamw",
@@ -69,16 +70,19 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path
     file.write_text(yaml.safe_dump(wanted.model_dump(mode="json")))
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "robustvideo", "train", str(file), "--out", str(out), "--checkpoint-every", "0"]
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
-    started = time.monotonic()
-    while not (out / "checkpoints" / "last.pt").exists():
-        assert process.poll() is None, process.stderr and process.stderr.read().decode()
-        assert time.monotonic() - started < 200
-        time.sleep(0.01)
-    time.sleep(random.uniform(0, 0.3))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (out / "summary.json").exists(), "it was too fast to be killed"
+    last = out / "checkpoints" / "last.pt"
+    for _ in range(kills):
+        before = last.stat().st_mtime_ns if last.exists() else None
+        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+        started = time.monotonic()
+        while not last.exists() or last.stat().st_mtime_ns == before:  # it has gone on
+            assert process.poll() is None, process.stderr and process.stderr.read().decode()
+            assert time.monotonic() - started < 200
+            time.sleep(0.002)
+        time.sleep(random.uniform(0, 0.05 if kills > 1 else 0.3))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (out / "summary.json").exists(), "it was too fast to be killed"
     train(wanted, out, quiet=True)
     assert largest_difference(weights(out), weights(tmp_path / "whole")) == 0
     assert (out / "summary.json").read_text() == (tmp_path / "whole" / "summary.json").read_text()
@@ -110,6 +114,18 @@ def test_two_processes_make_the_same_updates_as_one(tmp_path: Path) -> None:
     subprocess.run(launch, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=250)
     assert largest_difference(weights(tmp_path / "one"), weights(tmp_path / "two")) < 1e-4
     assert (tmp_path / "two" / "summary.json").read_text() == (tmp_path / "one" / "summary.json").read_text()
+    one, two = (loss_trace(tmp_path / name) for name in ("one", "two"))
+    assert len(one) == len(two) == 12
+    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-4
+
+
+def loss_trace(path: Path) -> list[float]:
+    """The loss of every batch, as TensorBoard has it."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(next((path / "tensorboard").rglob("events*")).parent))
+    events.Reload()
+    return [event.value for event in events.Scalars("batch/loss")]
 
 
 def test_a_loss_that_is_not_finite_stops_with_one_sentence_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
@@ -130,6 +146,8 @@ def test_a_loss_that_is_not_finite_stops_with_one_sentence_and_keeps_the_last_ch
         ({"model": f"file:{TINY}:build?classes=5"}, "The model has 5 classes, but embedded:kinetic.* has 8"),
         ({"batch_size": 64}, "batch_size=64 is more than the 48 clips"),
         ({"training": "at(attack=pdg)"}, "Unknown attack 'pdg'"),
+        ({"training": "at(attack=pgd(eps=8))"}, "write eps=8/255"),
+        ({"training": "gat"}, "add with=ape_gan"),
         ({"model": "embedded:r4d?weights=none"}, "Unknown embedded model 'r4d'"),
     ],
 )
@@ -203,3 +221,65 @@ def test_training_in_bf16_and_then_in_fp32_in_one_process(tmp_path: Path) -> Non
     for precision in ("bf16", "fp32"):
         outcome = train(recipe(precision=precision, epochs=1), tmp_path / precision, quiet=True)
         assert all(t.dtype in (torch.float32, torch.int64) for t in load_file(outcome.weights).values())
+
+
+def test_a_full_disk_during_a_checkpoint_leaves_the_old_one(tmp_path: Path) -> None:
+    """A limit on file sizes stands in for the full disk: the write fails half way, as it does there."""
+    wanted = recipe(epochs=4, model=f"file:{TINY}:build")
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(wanted.model_dump(mode="json")))
+    out = tmp_path / "run"
+    short = recipe(epochs=4, model=f"file:{TINY}:build")
+    train_some_batches(short, out)
+    last = out / "checkpoints" / "last.pt"
+    before = last.read_bytes()
+    script = (
+        "import resource, sys; from robustvideo.cli import main; import torch, accelerate\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) // 2}, resource.RLIM_INFINITY))\n"
+        f"sys.argv = ['robustvideo', 'train', {str(file)!r}, '--out', {str(out)!r}, '--checkpoint-every', '0']; main()"
+    )
+    import_signal = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", import_signal + script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("Error: ")
+    assert last.read_bytes() == before
+    train(wanted, out, quiet=True)
+    train(wanted, tmp_path / "whole", quiet=True)
+    assert largest_difference(weights(out), weights(tmp_path / "whole")) == 0
+
+
+class Enough(Exception):
+    """Ends a training from within."""
+
+
+def train_some_batches(wanted: Recipe, out: Path) -> None:
+    """Leave a run that has stopped in its second epoch."""
+    from robustvideo.training.trainer import Trainer
+
+    class Stopping(Trainer):
+        def _batch(self, parts: Any) -> None:
+            if self.position.epoch == 1 and self.position.batch == 2:
+                raise Enough
+            super()._batch(parts)
+
+    from accelerate import Accelerator
+
+    from robustvideo.training import trainer as module
+    from robustvideo.training.checkpoint import Folder
+
+    folder = Folder(out)
+    folder.claim(wanted)
+    accelerator: Accelerator = module._accelerator(wanted, folder)
+    with pytest.raises(Enough):
+        Stopping(wanted, folder, accelerator, workers=0, checkpoint_seconds=0, quiet=True).run()
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    trained = train(recipe(epochs=1), tmp_path / "run", quiet=True).weights
+    with pytest.raises(InputError, match="is of another network: it lacks"):
+        train(recipe(model=f"embedded:r3d?checkpoint={trained}"), tmp_path / "other", quiet=True)
