@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from collections.abc import Mapping
@@ -127,8 +128,9 @@ class Folder:
             position: where training stands.
             states: state dictionaries of the network, the optimizer, ...
         """
-        content = {"position": vars(position), **states}
-        write_atomically(self.last, lambda temporary: torch.save(content, temporary))
+        buffer = io.BytesIO()  # torch's own writer reports a full disk as a defect of its archive
+        torch.save({"position": vars(position), **states}, buffer)
+        write_atomically(self.last, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
 
     def load(self) -> tuple[Position, dict[str, Any]] | None:
         """The last checkpoint, on the CPU; None when there is none.
