@@ -235,3 +235,12 @@ def test_router_and_experts_learn_together() -> None:
     assert (model(clip).argmax(1) == labels).float().mean() > 0.95
     assert top_experts(model.route(clip).router_logits, 1).float().mean(0).max() < 0.9
     assert all(not torch.equal(a, b) for a, b in zip(before, model.router.parameters(), strict=True))
+
+
+def test_experts_may_start_from_trained_weights() -> None:
+    moe = load_model("video_moe?expert='embedded:r3d'&experts=2")
+    r3d = load_model("embedded:r3d")
+    clip = Clip(torch.rand(2, 3, 16, 48, 48, generator=torch.Generator().manual_seed(0)))
+    with torch.no_grad():
+        for index in range(2):
+            torch.testing.assert_close(moe.expert_logits(index, clip), r3d(clip))  # type: ignore[operator]

@@ -38,6 +38,7 @@ def reproduce(
         cells = "  ".join(
             f"{column.name}: {cell.estimate:.1%} [{cell.low:.0%}, {cell.high:.0%}]"
             for column, cell in zip(chosen.columns, row.cells, strict=True)
+            if cell is not None
         )
         print(f"{chosen.rows[key].name}: {cells}")
     for result in outcome.claims:

@@ -143,7 +143,8 @@ class VideoMoE:
     """Mixture of experts: a light router sends each clip to some of several video networks.
 
     Experts are named as models are, with options of their own in parentheses: ``video_moe?expert=r3d_small``,
-    ``video_moe?experts=[r3d_18, r2plus1d_18, slowfast_r50(frames=32)]``. torchvision's networks need no scheme.
+    ``video_moe?experts=[r3d_18, r2plus1d_18, slowfast_r50(frames=32)]``. torchvision's networks need no scheme. Any
+    other model spec goes in quotes, ``video_moe?expert='embedded:r3d'``: experts that start from trained weights.
 
     Attributes:
         experts: how many there are, or a list of them. Default 4, the paper's.
@@ -200,6 +201,8 @@ class VideoMoE:
     def _expert(self, call: Call) -> Model:
         from robustvideo.models.loading import load_model  # it loads this network, too
 
+        if ":" in call.name:
+            return load_model(call.name, num_classes=self.classes)
         if call.name not in networks.entries() and call.name not in TORCHVISION:
             raise unknown("expert", call.name, [*networks.entries(), *TORCHVISION])
         own = call.name in networks.entries()

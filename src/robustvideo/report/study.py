@@ -25,14 +25,15 @@ class Line:
 
     Attributes:
         name, note: of the row.
-        cells: our accuracy and the paper's, in percent or None, by column; empty while the row is not done.
+        cells: our accuracy and the paper's, in percent, by column, None where there is none; empty while the row is
+            not done.
         seconds: training time per epoch; None without training.
         ratio: of that time to the first trained row's.
     """
 
     name: str
     note: str
-    cells: Sequence[tuple[Interval, float | None]]
+    cells: Sequence[tuple[Interval | None, float | None]]
     seconds: float | None
     ratio: float | None
 

@@ -29,13 +29,13 @@ class RowResult:
     """What a row measured.
 
     Attributes:
-        cells: accuracy by column.
+        cells: accuracy by column; None where a column does not apply.
         clips: usable test clips.
         train_seconds: spent on updates over all epochs; None for a row that is not trained.
         epochs: how many there were.
     """
 
-    cells: tuple[Interval, ...]
+    cells: tuple[Interval | None, ...]
     clips: int
     train_seconds: float | None = None
     epochs: int = 0
@@ -98,8 +98,9 @@ def reproduce(study: Study, out: Path, *, device: str = "cpu", quiet: bool = Fal
         if row.recipe is not None:
             weights[key], seconds, epochs = _trained(study, key, row, folder / "train", weights, quiet)
         verdicts[key] = _measured(study, key, row, folder / "run", weights, device, quiet)
-        cells = tuple(share(verdicts[key][column.name]) for column in study.columns)
-        clips = max(len(own) for own in verdicts[key].values())
+        own = verdicts[key]
+        cells = tuple(share(own[column.name]) if column.name in own else None for column in study.columns)
+        clips = max(len(column) for column in own.values())
         outcome.rows[key] = RowResult(cells, clips, seconds, epochs)
         done = [c for c in study.claims if {c.better, c.worse} <= verdicts.keys()]
         outcome.claims = [ClaimResult(c, _difference(c, verdicts)) for c in done]
@@ -138,7 +139,7 @@ def _measured(
     chosen = study.evaluation
     own = weights.get(key)
     model = f"trained:{own}" if row.model is None else filled(row.model, weights)
-    attacks = {column.name: _attacks(study, column) for column in study.columns}
+    attacks = {column.name: _attacks(study, row, column) for column in study.columns if column.name not in row.skip}
     everything = list({attack.spec: attack for group in attacks.values() for attack in group}.values())
     surrogates = []
     if row.crafted_on is not None:
@@ -160,7 +161,7 @@ def _measured(
     return {name: recognised(records, group) for name, group in attacks.items()}
 
 
-def _attacks(study: Study, column: Column) -> Sequence[Attack]:
+def _attacks(study: Study, row: Row, column: Column) -> Sequence[Attack]:
     if not column.attacks:
         return []
     suite = make_suite(
@@ -168,6 +169,7 @@ def _attacks(study: Study, column: Column) -> Sequence[Attack]:
             "models": ["none"],
             "data": study.evaluation.data,
             "attacks": column.attacks,
+            "eps": [row.eps or 8 / 255],
             "seed": study.evaluation.seed,
             "precision": study.evaluation.precision,
         },
@@ -177,7 +179,8 @@ def _attacks(study: Study, column: Column) -> Sequence[Attack]:
 
 
 def _difference(claim: Claim, verdicts: dict[str, dict[str, Recognised]]) -> Interval:
-    better, worse = ([verdicts[key][name] for name in claim.columns] for key in (claim.better, claim.worse))
+    better = [verdicts[claim.better][name] for name in claim.columns]
+    worse = [verdicts[claim.worse][name] for name in claim.against or claim.columns]
     return compared(better, worse)
 
 

@@ -22,15 +22,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from robustvideo.errors import InputError, unknown
 from robustvideo.packaged import read_yaml
+from robustvideo.spec import parse_value
 
 SCALES = ("smoke", "embedded", "small", "full")
 """From minutes on procedural clips, over half an hours on them and on small real data, to the paper's own."""
+
+
+def _fraction(value: Any) -> Any:
+    return parse_value(value) if isinstance(value, str) else value
+
+
+Fraction = Annotated[float, BeforeValidator(_fraction)]
 
 
 class _Strict(BaseModel):
@@ -76,6 +84,8 @@ class Row(_Strict):
         model: model spec to evaluate. Default: what the row trained.
         crafted_on: model spec to craft the clips on, instead of on the model itself (gray-box).
         defense: spec of a defence in front of the model.
+        eps: budget of the columns' attacks that name none. Default: theirs, 8/255.
+        skip: names of columns that do not apply, such as attacks on a router that a model does not have.
         paper: the paper's numbers, in percent, by column.
         note: anything a reader must know about the row.
     """
@@ -85,6 +95,8 @@ class Row(_Strict):
     model: str | None = None
     crafted_on: str | None = None
     defense: str = "none"
+    eps: Fraction | None = None
+    skip: list[str] = Field(default_factory=list)
     paper: list[float | None] = Field(default_factory=list)
     note: str = ""
 
@@ -101,14 +113,16 @@ class Claim(_Strict):
 
     Attributes:
         text: the conclusion.
-        better, worse: keys of rows.
+        better, worse: keys of rows; the same row twice compares attacks, with ``against``.
         columns: names of columns.
+        against: names of the columns that the worse row is measured by. Default: ``columns``.
     """
 
     text: str
     better: str
     worse: str
     columns: list[str] = Field(min_length=1)
+    against: list[str] = Field(default_factory=list)
 
 
 class Study(_Strict):
@@ -140,13 +154,15 @@ class Study(_Strict):
         for key, row in self.rows.items():
             if row.recipe is None and row.model is None:
                 raise ValueError(f"row {key} needs a recipe or a model")
+            if missing := sorted(set(row.skip) - set(names)):
+                raise ValueError(f"row {key} skips column {missing[0]!r}, which is not there")
             if row.paper and len(row.paper) != len(names):
                 raise ValueError(f"row {key} has {len(row.paper)} numbers of the paper for {len(names)} columns")
         for claim in self.claims:
             for key in (claim.better, claim.worse):
                 if key not in self.rows:
                     raise ValueError(f"a claim names row {key!r}, which is not there")
-            for name in claim.columns:
+            for name in (*claim.columns, *claim.against):
                 if name not in names:
                     raise ValueError(f"a claim names column {name!r}, which is not there")
         return self
