@@ -75,7 +75,7 @@ def test_the_objective_is_equation_8_and_9(gamma1: float, space: str) -> None:
     model, clip = mixture(3), clips(4)
     delta = 0.02 * torch.randn(clip.video.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     moved = Clip(clip.video + delta)
-    loss = RouterLoss(LipschitzTerm(0.3), gamma1, space)  # type: ignore[arg-type]
+    loss = RouterLoss(LipschitzTerm(0.3, space=space), gamma1)  # type: ignore[arg-type]
     problem = problem_for(model, clip, LABELS, LINF)
     problem = replace(problem, reference=loss.reference(problem))
     found, logits = loss(problem, moved)
@@ -89,7 +89,7 @@ def test_the_objective_is_equation_8_and_9(gamma1: float, space: str) -> None:
     assert torch.allclose(logits, model(moved)), "the margin is the whole model's"
 
 
-@pytest.mark.parametrize("spec", ["pgd_r", "tla_r", "tlga_r", "tlga_r(router_space=probs, gamma1=2)"])
+@pytest.mark.parametrize("spec", ["pgd_r", "tla_r", "tlga_r", "tlga_r(space=logits, gamma1=2)"])
 def test_where_a_climb_ends_does_not_depend_on_the_experts(spec: str) -> None:
     model, clip = mixture(3), clips(4)
     attack = replace(load_attack(spec), threat=LINF, keep="last")  # type: ignore[call-arg]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustvideo.attacks.attack import Problem, attacks
 from robustvideo.attacks.objectives import Objective
-from robustvideo.attacks.router import RouterLoss, RouterSpace, check_router, require_weight
+from robustvideo.attacks.router import RouterLoss, check_router, require_weight
 from robustvideo.attacks.tla import RoutingMode, TemporalLipschitzAttack, WholeLoss, everyone, surrogate_logits
 from robustvideo.clip import Clip
 from robustvideo.model import Model, Routing, route
@@ -30,13 +30,11 @@ class JTLA(TemporalLipschitzAttack):
         gamma2: weight of the router's loss. Default 1, our decision.
         whole: weight of the whole model's loss. Default 1, the paper's; 0 leaves the attack on the router.
         routing: see `TLAM`.
-        router_space: see `TLAR`.
     """
 
     gamma2: float = 1.0
     whole: float = 1.0
     routing: RoutingMode = "hard"
-    router_space: RouterSpace = "logits"
 
     def __post_init__(self, eps: float | None, norm: str | None) -> None:
         super().__post_init__(eps, norm)
@@ -44,7 +42,7 @@ class JTLA(TemporalLipschitzAttack):
         require_weight("whole", self.whole)
 
     def objective(self) -> Objective:
-        router = RouterLoss(self.lipschitz, space=self.router_space)
+        router = RouterLoss(self.lipschitz)
         return JointLoss(WholeLoss(self.lipschitz, self.routing), router, self.gamma2, self.whole)
 
 
@@ -66,7 +64,7 @@ class JTLGA(JTLA):
         require_weight("gamma1", self.gamma1)
 
     def objective(self) -> Objective:
-        router = RouterLoss(self.lipschitz, self.gamma1, self.router_space)
+        router = RouterLoss(self.lipschitz, self.gamma1)
         return JointLoss(WholeLoss(self.lipschitz, self.routing), router, self.gamma2, self.whole)
 
 

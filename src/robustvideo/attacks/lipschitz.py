@@ -13,6 +13,7 @@ from robustvideo.attacks.attack import Problem
 from robustvideo.clip import Clip, Modality
 
 Ratio = Literal["mse", "l2"]
+Space = Literal["logits", "probs"]
 
 _LEAST = 1e-12  # of the clip's mean squared change: 0 / 0 where nothing has changed is 0
 
@@ -51,16 +52,20 @@ class LipschitzTerm:
         weight: lambda of equation 4; 0 leaves the ratio out.
         ratio: "mse", or "l2" for squared norms.
         detach_denominator: let no gradient pass the change of the clip.
+        space: what is compared, the "logits" or their softmax, "probs".
     """
 
     weight: float = 0.01
     ratio: Ratio = "mse"
     detach_denominator: bool = False
+    space: Space = "logits"
 
     def __call__(self, clean_output: Tensor, output: Tensor, problem: Problem, adversarial: Clip) -> Tensor:
-        """(B,) for outputs (B, n) of the clean and the adversarial clips."""
+        """(B,) for logits (B, n) of the clean and the adversarial clips."""
         if self.weight == 0:
             return output.new_zeros(len(output), dtype=torch.promote_types(output.dtype, torch.float32))
+        if self.space == "probs":
+            clean_output, output = _full(clean_output).softmax(1), _full(output).softmax(1)
         modalities = [part.modality for part in problem.threat.parts]
         moved = mean_square_change(problem.clip, adversarial, modalities)
         if self.detach_denominator:

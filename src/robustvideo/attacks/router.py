@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +20,6 @@ from robustvideo.attacks.tla import ReferencedPGD, TemporalLipschitzAttack
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError
 from robustvideo.model import Routing, route
-
-RouterSpace = Literal["logits", "probs"]
 
 
 @attacks.register("pgd_r")
@@ -51,22 +48,16 @@ class TLAR(TemporalLipschitzAttack):
 
     ``l_R = CE(R(x + delta), y_R) + lam * ratio(R)`` (video MoE, equation 8), ascended with equations 5 to 7.
 
-    Attributes:
-        router_space: what the ratio compares: the router's "logits" or their softmax, "probs". Default: logits,
-            because the softmax of four experts cannot reach the values that the paper reports.
-
     Raises:
         InputError: targeted: the objective has no class.
     """
-
-    router_space: RouterSpace = "logits"
 
     def __post_init__(self, eps: float | None, norm: str | None) -> None:
         super().__post_init__(eps, norm)
         refuse_targets(self)
 
     def objective(self) -> Objective:
-        return RouterLoss(self.lipschitz, space=self.router_space)
+        return RouterLoss(self.lipschitz)
 
 
 @attacks.register("tlga_r")
@@ -88,7 +79,7 @@ class TLGAR(TLAR):
         require_weight("gamma1", self.gamma1)
 
     def objective(self) -> Objective:
-        return RouterLoss(self.lipschitz, self.gamma1, self.router_space)
+        return RouterLoss(self.lipschitz, self.gamma1)
 
 
 @dataclass(frozen=True)
@@ -98,12 +89,10 @@ class RouterLoss:
     Attributes:
         lipschitz: the second term.
         gamma1: weight of the third.
-        space: "logits" or "probs": what the ratio compares.
     """
 
     lipschitz: LipschitzTerm
     gamma1: float = 0.0
-    space: RouterSpace = "logits"
 
     def reference(self, problem: Problem) -> Mapping[str, Tensor]:
         if problem.reference:
@@ -124,10 +113,6 @@ class RouterLoss:
         loss = F.cross_entropy(router, clean.argmax(1), reduction="none")
         if self.gamma1 != 0:
             loss = loss - self.gamma1 * F.cross_entropy(router, clean.argmin(1), reduction="none")
-        if self.lipschitz.weight == 0:
-            return loss
-        if self.space == "probs":
-            router, clean = router.softmax(1), clean.softmax(1)
         return loss + self.lipschitz(clean, router, problem, adversarial)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from robustvideo.attacks.ascent import Ascent
 from robustvideo.attacks.attack import AttackResult, Problem, attacks, check_classes
-from robustvideo.attacks.lipschitz import LipschitzTerm, Ratio
+from robustvideo.attacks.lipschitz import LipschitzTerm, Ratio, Space
 from robustvideo.attacks.objectives import Objective
 from robustvideo.attacks.pgd import PGD
 from robustvideo.attacks.temporal_momentum import Momentum, TemporalStep
@@ -68,6 +68,9 @@ class TemporalLipschitzAttack(ReferencedPGD):
             ratio is 100 to 1000, the cross-entropy 1 to 10. Try 0.001 to 1.
         step: "temporal" (equations 5 to 7) or "uniform".
         beta, momentum: see `TemporalStep`.
+        space: what the ratio compares: the softmax of the outputs, "probs" (default, our decision), or the "logits".
+            The paper says neither. Logits of a confident network move furthest where it grows more confident still, and
+            there the ratio leads: on the embedded networks such an attack is far weaker than PGD.
         ratio, detach_denominator: see `LipschitzTerm`.
     """
 
@@ -75,6 +78,7 @@ class TemporalLipschitzAttack(ReferencedPGD):
     step: Literal["temporal", "uniform"] = "temporal"
     beta: float = 0.9
     momentum: Momentum = "frames"
+    space: Space = "probs"
     ratio: Ratio = "mse"
     detach_denominator: bool = False
 
@@ -88,7 +92,7 @@ class TemporalLipschitzAttack(ReferencedPGD):
     @property
     def lipschitz(self) -> LipschitzTerm:
         """The ratio's term."""
-        return LipschitzTerm(self.lam, self.ratio, self.detach_denominator)
+        return LipschitzTerm(self.lam, self.ratio, self.detach_denominator, self.space)
 
     def update(self) -> UpdateRule:
         if self.step == "uniform":
