@@ -17,6 +17,7 @@ from robustvideo.errors import InputError
 from robustvideo.randomness import ClipRandom, seed_for
 from robustvideo.support import Border, Frames, Patch
 from robustvideo.threat import L2, L21, FlowField, Joint, Linf, NormBall, Part, ThreatModel, warp, with_budget
+from robustvideo.threat.box import into_box
 
 few = settings(max_examples=40, deadline=None)
 SMALL = (2, 3, 4, 5)
@@ -501,3 +502,12 @@ def test_perturb_is_differentiable_and_adds_what_it_says() -> None:
     perturbed = Linf(8 / 255).perturb(clip, [variable], [mask])
     (gradient,) = torch.autograd.grad(perturbed.video.sum(), variable)
     assert torch.equal(gradient, mask.expand_as(gradient))
+
+
+def test_black_and_white_keep_their_gradient() -> None:
+    values = torch.tensor([-0.5, 0.0, 0.5, 1.0, 1.5], requires_grad=True)
+    inside = into_box(values)
+    inside.sum().backward()
+    assert inside.tolist() == [0, 0, 0.5, 1, 1]
+    assert values.grad is not None
+    assert values.grad.tolist() == [0, 1, 1, 1, 0]

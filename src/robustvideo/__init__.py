@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from robustvideo.model import Model as Model
     from robustvideo.model import wrap as wrap
     from robustvideo.models import load_model as load_model
+    from robustvideo.purification import Defended as Defended
+    from robustvideo.purification import load_defense as load_defense
     from robustvideo.threat import L2 as L2
     from robustvideo.threat import L21 as L21
     from robustvideo.threat import FlowField as FlowField
@@ -39,6 +41,8 @@ _HOMES = {
     "Model": "robustvideo.model",
     "wrap": "robustvideo.model",
     "load_model": "robustvideo.models",
+    "Defended": "robustvideo.purification",
+    "load_defense": "robustvideo.purification",
     "FlowField": "robustvideo.threat",
     "Joint": "robustvideo.threat",
     "L2": "robustvideo.threat",

@@ -39,6 +39,10 @@ class Model(nn.Module):
     def forward(self, clip: Clip) -> Tensor:
         raise NotImplementedError
 
+    def for_gradients(self) -> Model:
+        """The model whose gradients an attack takes; verdicts are this one's. Default: itself."""
+        return self
+
 
 @dataclass(frozen=True)
 class Routing:
@@ -103,7 +107,18 @@ class Purified(Protocol):
 
     @property
     def gradient_mode(self) -> str:
-        """How gradients pass the purifier: none, bpda, exact or diffattack."""
+        """How gradients pass the purifier: none, bpda, exact or surrogate."""
+
+
+@runtime_checkable
+class Voting(Protocol):
+    """A model whose verdict is made of several votes, which an attack does better to turn one by one."""
+
+    def votes(self, clip: Clip) -> Tensor:
+        """Logits (B, M, K) of the M votes of every clip."""
+
+    def verdict(self, votes: Tensor) -> Tensor:
+        """The model's logits (B, K), from its votes."""
 
 
 class WrappedModel(Model):
@@ -254,19 +269,27 @@ def run(model: Model, clip: Clip) -> Tensor:
     Raises:
         InputError: the model failed, or its logits have the wrong shape or are on another device.
     """
-    try:
+    with _said_in_words(clip):
         logits = model(clip)
-    except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
-        if is_out_of_memory(error):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"The model failed on clips of shape {tuple(clip.video.shape)}: {reason}") from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(clip) or logits.shape[1] < 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"The model must return logits of shape ({len(clip)}, classes), got {shape}.")
     if logits.device != clip.device:
         raise InputError(f"The model returned logits on {logits.device} for a clip on {clip.device}.")
     return logits
+
+
+def run_votes(model: Voting, clip: Clip) -> Tensor:
+    """Logits (B, M, K) of the votes of a model; see `Voting`.
+
+    Raises:
+        InputError: the model failed, or its votes have the wrong shape.
+    """
+    with _said_in_words(clip):
+        votes = model.votes(clip)
+    if votes.ndim != 3 or len(votes) != len(clip) or votes.shape[1] < 1 or votes.shape[2] < 2:
+        raise InputError(f"The model must return votes of shape ({len(clip)}, votes, classes), got {votes.shape}.")
+    return votes
 
 
 def route(model: Model, clip: Clip, needed: Tensor | None = None) -> Routing:
@@ -280,13 +303,8 @@ def route(model: Model, clip: Clip, needed: Tensor | None = None) -> Routing:
             f"{type(model).__name__} is no mixture of experts: it has no route() that shows its routing, as video_moe "
             "has (robustvideo.model.Routed)."
         )
-    try:
+    with _said_in_words(clip):
         routing = model.route(clip, needed)
-    except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
-        if is_out_of_memory(error):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"The model failed on clips of shape {tuple(clip.video.shape)}: {reason}") from error
     batch, experts = len(clip), routing.router_logits.shape[-1]
     wanted = {
         "logits": (batch, routing.logits.shape[-1]),
@@ -299,6 +317,18 @@ def route(model: Model, clip: Clip, needed: Tensor | None = None) -> Routing:
         if found != shape:
             raise InputError(f"The model's routing must have {name} of shape {shape}, got {found}.")
     return routing
+
+
+@contextmanager
+def _said_in_words(clip: Clip) -> Iterator[None]:
+    """Turn what a model's code raises on clips into an `InputError`; out of memory stays what it is."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"The model failed on clips of shape {tuple(clip.video.shape)}: {reason}") from error
 
 
 @contextmanager

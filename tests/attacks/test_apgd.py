@@ -508,7 +508,7 @@ def test_averaging_takes_the_noise_out_of_a_gradient() -> None:
     zero = (torch.zeros_like(clip.video),)
     agreement = []
     for eot in (1, 200):
-        estimate = APGDDLR(Linf(8 / 255), eot=eot, copies_per_pass=20).estimator()(problem, Margin(), zero, 0)
+        estimate = APGDDLR(Linf(8 / 255), eot=eot, copies_per_pass=20).expectation()(problem, Margin(), zero, 0)
         assert estimate.forwards == estimate.backwards == eot
         right = estimate.gradients[0].sign() == inner.weight.detach().sign()
         agreement.append(float(right.double().mean()))

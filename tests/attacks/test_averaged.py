@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from toys import ConvNet, Linear, Smooth, TwoClass, Watched, alternating, clips, problem_for, short, weights
 
+from robustvideo.attacks import PGD
 from robustvideo.attacks.attack import Problem, margin
-from robustvideo.attacks.averaged import Averaged, Copies, renamed, repeat
+from robustvideo.attacks.averaged import Averaged, Copies, Expectation, repeat
 from robustvideo.attacks.gradients import plain
 from robustvideo.attacks.objectives import CrossEntropy, Margin
 from robustvideo.clip import Clip
@@ -87,7 +88,7 @@ def test_repeat_keeps_what_is_known_of_a_clip_together() -> None:
 def test_a_deterministic_model_needs_no_expectation(copies: int) -> None:
     problem = problem_for(Smooth(), clips(3), alternating(3), Linf(8 / 255))
     expected = plain(problem, CrossEntropy(), off_the_start(problem), 0)
-    found = mean_of(renamed, copies)(problem, CrossEntropy(), off_the_start(problem), 0)
+    found = Expectation(plain, copies, 3)(problem, CrossEntropy(), off_the_start(problem), 0)
     assert torch.allclose(found.gradients[0], expected.gradients[0], rtol=1e-12, atol=0)
     assert torch.allclose(found.objective, expected.objective)
     assert torch.allclose(found.logits, expected.logits)
@@ -122,17 +123,16 @@ def test_weights_are_used_as_they_are() -> None:
         assert torch.allclose(found.gradients[0][:, :, frame], weight * expected[:, :, frame], rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("transform", [renamed, Noise(0.2)], ids=["model's", "input's"])
-def test_the_variance_falls_with_the_number_of_copies(transform: object) -> None:
+@pytest.mark.parametrize("source", ["model", "input"])
+def test_the_variance_falls_with_the_number_of_copies(source: str) -> None:
     """The mean of R independent gradients has 1/R of the variance of one."""
     shape = (3, 2, 4, 4)
-    model = RandomModel() if transform is renamed else Smooth(shape)
+    model = RandomModel() if source == "model" else Smooth(shape)
     problem = problem_for(model, clips(2, shape=shape), alternating(2), Linf(8 / 255))
 
     def spread(copies: int) -> Tensor:
-        draws = [
-            mean_of(transform, copies, 16)(problem, Margin(), start(problem), step).gradients[0] for step in range(120)
-        ]
+        mean = Expectation(plain, copies, 16) if source == "model" else mean_of(Noise(0.2), copies, 16)
+        draws = [mean(problem, Margin(), start(problem), step).gradients[0] for step in range(120)]
         return torch.stack(draws).var(0).flatten(1).mean(1)
 
     ratio = spread(1) / spread(16)
@@ -143,7 +143,7 @@ def test_the_variance_falls_with_the_number_of_copies(transform: object) -> None
 def test_the_mean_is_the_true_one() -> None:
     """Over names, E[w] of the random model is 1."""
     problem = problem_for(RandomModel(), clips(2, shape=(3, 2, 4, 4)), torch.zeros(2, dtype=torch.long), Linf(8 / 255))
-    found = mean_of(renamed, 4000, 500)(problem, Margin(), start(problem), 0).gradients[0]
+    found = Expectation(plain, 4000, 500)(problem, Margin(), start(problem), 0).gradients[0]
     assert (found - 1).abs().max() < 5 / 4000**0.5
 
 
@@ -242,6 +242,49 @@ def test_half_precision_passes_average_in_full_precision() -> None:
 
 def test_nothing_to_average_is_refused() -> None:
     with pytest.raises(InputError, match="at least one copy"):
-        Averaged(renamed, (), 1)
+        Averaged(Noise(0.1), (), 1)
     with pytest.raises(InputError, match="At least one copy"):
-        Averaged(renamed, (1.0,), 0)
+        Averaged(Noise(0.1), (1.0,), 0)
+    with pytest.raises(InputError, match="at least one copy"):
+        Expectation(plain, 0)
+    with pytest.raises(InputError, match="At least one copy"):
+        Expectation(plain, 2, 0)
+    with pytest.raises(InputError, match="noise"):
+        Expectation(plain, 2, noise=-0.1)
+    for options in ({"eot": 0}, {"eot_noise": -0.1}):
+        with pytest.raises(InputError, match="at least one copy, and noise"):
+            PGD(**options)
+
+
+def test_noise_smooths_ripples() -> None:
+    """A rippled slope has a misleading gradient, and the true one in expectation over the input."""
+
+    class Rippled(Smooth):
+        def value(self, clip: Clip) -> Tensor:
+            x = clip.video
+            return (x + 0.02 * torch.sin(-600 * x)).flatten(1).sum(1)
+
+    model = Rippled()
+    problem = problem_for(model, clips(2), torch.zeros(2, dtype=torch.long), Linf(8 / 255))
+    rugged = plain(problem, Margin(), start(problem)).gradients[0]
+    smoothed = Expectation(plain, 2000, 100, noise=8 / 255)(problem, Margin(), start(problem), 0)
+    assert (rugged < 0).any()
+    assert (smoothed.gradients[0] > 0).all()
+    assert abs(float(smoothed.gradients[0].mean()) - 1) < 0.1
+    packed = [Expectation(plain, 3, n, noise=0.01)(problem, Margin(), start(problem), 0).gradients[0] for n in (1, 3)]
+    assert torch.allclose(*packed, rtol=1e-12)
+
+
+@pytest.mark.parametrize("packed", [1, 2, 7, None])
+def test_an_expectation_of_an_average_is_the_mean_over_the_draws(packed: int | None) -> None:
+    """Any estimator can stand inside: here one that masks frames, which on its own is known to give 3/4 of each."""
+    problem = problem_for(RandomModel(), clips(2, shape=(3, 4, 4, 4)), alternating(2), Linf(8 / 255))
+    inner = mean_of(Masked(), 4)
+    found = Expectation(inner, 7, packed)(problem, Margin(), start(problem), 5)
+    draws = []
+    for n in range(7):
+        named = replace(problem, clip=replace(problem.clip, ids=tuple(f"{i}/5/{n}" for i in problem.clip.ids)))
+        draws.append(inner(named, Margin(), start(problem), 5).gradients[0])
+    assert torch.allclose(found.gradients[0], torch.stack(draws).mean(0), rtol=1e-12, atol=1e-15)
+    assert not torch.allclose(draws[0], draws[1])
+    assert (found.forwards, found.backwards) == (28, 28)

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from robustvideo.attacks.attack import AttackResult, Problem, Variables, attacks
-from robustvideo.attacks.averaged import Averaged, renamed
 from robustvideo.attacks.dlr import DLR, TARGETS, TargetedDLR, likeliest_wrong
 from robustvideo.attacks.gradient_attack import GradientAttack
-from robustvideo.attacks.gradients import GradientEstimator, plain
 from robustvideo.attacks.objectives import Objective
 from robustvideo.attacks.search import in_turn
 from robustvideo.attacks.updates import Position, State
@@ -127,14 +125,12 @@ class APGD(GradientAttack):
     Attributes:
         steps: gradient steps per start. Default 100; a warning below 30, where the windows lose their meaning.
         rho: share of rising steps that counts as progress, in (0, 1). Default 0.75.
-        eot: copies of a clip over which each gradient is averaged, for models that answer at random (expectation over
-            transformation, Athalye et al. 2018). A clip is broken only when all copies are. Default 1.
-        copies_per_pass: copies that go through the model at once. More need more memory. Default 5.
+        copies_per_pass: of the copies of ``eot``, those that go through the model at once. More need more memory.
+            Default 5.
     """
 
     steps: int = 100
     rho: float = 0.75
-    eot: int = 1
     copies_per_pass: int = 5
 
     random_start: ClassVar[bool] = True
@@ -143,8 +139,8 @@ class APGD(GradientAttack):
         super().__post_init__(eps, norm)
         if not 0 < self.rho < 1:
             raise InputError(f"rho is a share of steps in (0, 1), got rho={self.rho:g}.")
-        if self.eot < 1 or self.copies_per_pass < 1:
-            raise InputError("APGD needs eot and copies_per_pass of at least 1.")
+        if self.copies_per_pass < 1:
+            raise InputError(f"APGD needs copies_per_pass of at least 1, got {self.copies_per_pass}.")
         if self.steps < FEW_STEPS:
             message = f"APGD adapts its step badly in fewer than {FEW_STEPS} steps (got {self.steps}): use pgd instead."
             warnings.warn(message, stacklevel=3)
@@ -156,10 +152,9 @@ class APGD(GradientAttack):
     def update(self) -> APGDStep:
         return APGDStep(self.relative_step, self.rho)
 
-    def estimator(self) -> GradientEstimator:
-        if self.eot == 1:
-            return plain
-        return Averaged(renamed, weights=(1 / self.eot,) * self.eot, copies_per_pass=self.copies_per_pass)
+    @property
+    def eot_per_pass(self) -> int:
+        return self.copies_per_pass
 
 
 @attacks.register("apgd_ce")

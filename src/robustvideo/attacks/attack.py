@@ -35,7 +35,8 @@ class Problem:
 
     Attributes:
         model: the model under attack, which gives the verdicts.
-        gradient_model: a copy of it that is fast to differentiate (see `models.acceleration`).
+        gradient_model: what gives the gradients: a copy of the model, or of what it names instead
+            (`Model.for_gradients`), that is fast to differentiate (see `models.acceleration`).
         precision: the autocast type of gradient passes.
         clip: the clean clips.
         labels: (B,) true classes, or target classes when ``targeted``.
@@ -266,7 +267,7 @@ class Attack(ABC):
             masks = [p.support.mask(clip.signal(p.modality), random) for p in parts]
         posed = Problem(
             model=model,
-            gradient_model=gradient_twin(model, self.precision),
+            gradient_model=gradient_twin(model.for_gradients(), self.precision),
             precision=self.precision,
             clip=clip,
             labels=labels,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from robustvideo.attacks.attack import Problem, Variables, margin
-from robustvideo.attacks.gradients import Estimate, plain
+from robustvideo.attacks.gradients import Estimate, GradientEstimator, plain
 from robustvideo.attacks.objectives import Objective
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError
@@ -59,16 +59,6 @@ class Transform(Protocol):
         """The changed rows, each a function of itself and of what ``copies`` says of it, differentiable."""
 
 
-def renamed(clip: Clip, copies: Copies) -> Clip:
-    """Copies under names of their own, other ones in every step: expectation over a model's own randomness.
-
-    A random model draws from the names of its clips, so that a result does not depend on the batch. Under new names
-    it draws afresh.
-    """
-    names = zip(clip.ids, copies.numbers, strict=True)
-    return replace(clip, ids=tuple(f"{name}/{copies.step}/{n}" for name, n in names))
-
-
 @dataclass(frozen=True, eq=False)
 class Averaged:
     """``sum_r w_r grad J(T_r(x))``: the weighted gradient of the objective over copies of a clip.
@@ -108,7 +98,7 @@ class Averaged:
         gradients = [torch.zeros_like(v) for v in variables]
         values, logits, forwards, backwards = [], [], 0, 0
         rows = problem
-        for numbers in self._passes(len(problem.clip)):
+        for numbers in _passes(len(self.weights), len(problem.clip), self.copies_per_pass):
             count = len(numbers)
             if len(rows.clip) != len(problem.clip) * count:
                 rows = repeat(problem, count)
@@ -121,26 +111,95 @@ class Averaged:
             logits.append(estimate.logits)
             forwards += estimate.forwards * count
             backwards += estimate.backwards * count
-        chosen = self._chosen(problem, torch.cat(logits, 1))
+        every = torch.cat(logits, 1)
+        chosen = _furthest(problem, every) if self.origin is None else every[:, self.origin]
         return Estimate(tuple(gradients), torch.stack(values).sum(0), chosen, forwards, backwards)
 
-    def _passes(self, clips: int) -> Iterator[tuple[int, ...]]:
-        """The numbers of the copies that go together, pass by pass."""
-        together = self.copies_per_pass or max(1, _CLIPS_PER_PASS // clips)
-        copies = len(self.weights)
-        passes = math.ceil(copies / together)
-        for i in range(passes):  # of even size: a single clip left over would be slow
-            yield tuple(range(i * copies // passes, (i + 1) * copies // passes))
 
-    def _chosen(self, problem: Problem, logits: Tensor) -> Tensor:
-        """(B, K) out of the logits (B, copies, K) of all copies."""
-        if self.origin is not None:
-            return logits[:, self.origin]
-        count = logits.shape[1]
-        labels = problem.labels.repeat_interleave(count)
-        margins = margin(logits.flatten(0, 1), labels, problem.targeted).view(-1, count)
-        everyone = torch.arange(len(logits), device=logits.device)
-        return logits[everyone, margins.argmin(1)]
+@dataclass(frozen=True, eq=False)
+class Expectation:
+    """``(1/R) sum_r g(x; xi_r)``: the mean of any estimate over a model's own randomness (Athalye et al. 2018).
+
+    A random model draws from the names of its clips, so that a result does not depend on the batch. R copies of
+    every clip go through it under names of their own, other ones in every step, so it draws afresh. Gradients are
+    averaged, before any normalisation or sign. The logits of the estimate are those of the copy furthest from
+    success, as in `Averaged`.
+
+    Attributes:
+        estimator: what is estimated under each draw.
+        copies: R.
+        copies_per_pass: as in `Averaged`.
+        noise: each copy's video also gets uniform noise from [-noise, noise], a fraction of the range: expectation
+            over the input, which smooths a model that answers always the same, but ruggedly.
+
+    Raises:
+        InputError: no copy, none per pass, or a negative noise.
+    """
+
+    estimator: GradientEstimator
+    copies: int
+    copies_per_pass: int | None = None
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.copies < 1:
+            raise InputError(f"An expectation needs at least one copy, got {self.copies}.")
+        if self.copies_per_pass is not None and self.copies_per_pass < 1:
+            raise InputError(f"At least one copy goes through the model at once, got {self.copies_per_pass}.")
+        if not self.noise >= 0:
+            raise InputError(f"The noise of an expectation is at least 0, got {self.noise:g}.")
+
+    def __call__(self, problem: Problem, objective: Objective, variables: Variables, step: int) -> Estimate:
+        objective = _Noisy(objective, self.noise) if self.noise else objective
+        gradients = [torch.zeros_like(v) for v in variables]
+        values, logits, forwards, backwards = [], [], 0, 0
+        for numbers in _passes(self.copies, len(problem.clip), self.copies_per_pass):
+            count = len(numbers)
+            rows = repeat(problem, count)
+            names = zip(rows.clip.ids, numbers * len(problem.clip), strict=True)
+            rows = replace(rows, clip=replace(rows.clip, ids=tuple(f"{name}/{step}/{n}" for name, n in names)))
+            points = tuple(v.repeat_interleave(count, 0) for v in variables)
+            estimate = self.estimator(rows, objective, points, step)
+            for gradient, found in zip(gradients, estimate.gradients, strict=True):
+                gradient += found.view(-1, count, *found.shape[1:]).sum(1) / self.copies
+            values.append(estimate.objective.view(-1, count).sum(1) / self.copies)
+            logits.append(estimate.logits.view(-1, count, estimate.logits.shape[1]))
+            forwards += estimate.forwards * count
+            backwards += estimate.backwards * count
+        chosen = _furthest(problem, torch.cat(logits, 1))
+        return Estimate(tuple(gradients), torch.stack(values).sum(0), chosen, forwards, backwards)
+
+
+@dataclass(frozen=True, eq=False)
+class _Noisy:
+    """An objective of the clip with noise, other noise for every name of a clip."""
+
+    objective: Objective
+    half_width: float
+
+    def reference(self, problem: Problem) -> Mapping[str, Tensor]:
+        return self.objective.reference(problem)
+
+    def __call__(self, problem: Problem, adversarial: Clip) -> tuple[Tensor, Tensor]:
+        draw = problem.random("noise").uniform(adversarial.video)
+        noisy = adversarial.video + self.half_width * (2 * draw - 1)
+        return self.objective(problem, adversarial.with_signal("video", noisy))
+
+
+def _passes(copies: int, clips: int, together: int | None) -> Iterator[tuple[int, ...]]:
+    """The numbers of the copies of every one of ``clips`` clips that go together, pass by pass."""
+    passes = math.ceil(copies / (together or max(1, _CLIPS_PER_PASS // clips)))
+    for i in range(passes):  # of even size: a single clip left over would be slow
+        yield tuple(range(i * copies // passes, (i + 1) * copies // passes))
+
+
+def _furthest(problem: Problem, logits: Tensor) -> Tensor:
+    """(B, K) logits of the copy furthest from success, out of those of all copies (B, copies, K)."""
+    count = logits.shape[1]
+    labels = problem.labels.repeat_interleave(count)
+    margins = margin(logits.flatten(0, 1), labels, problem.targeted).view(-1, count)
+    everyone = torch.arange(len(logits), device=logits.device)
+    return logits[everyone, margins.argmin(1)]
 
 
 def repeat(problem: Problem, copies: int) -> Problem:

@@ -209,7 +209,7 @@ def universal_flicker(model: Model, batches: Iterable[tuple[Clip, Tensor]], atta
                         "frames: set frames= in the data spec."
                     )
                 everywhere = colours.expand(len(clip), -1, -1, -1, -1)
-                estimate = attack.estimator()(problem, attack.objective(), (everywhere,), done)
+                estimate = attack.expectation()(problem, attack.objective(), (everywhere,), done)
                 here = Position(
                     part=part,
                     signal=clip.video[:1],

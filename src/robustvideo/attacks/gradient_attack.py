@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from robustvideo.attacks.ascent import Ascent
 from robustvideo.attacks.attack import Attack, AttackResult, Problem
+from robustvideo.attacks.averaged import Expectation
 from robustvideo.attacks.gradients import GradientEstimator, plain
 from robustvideo.attacks.objectives import CrossEntropy, Objective
 from robustvideo.attacks.search import in_turn
@@ -28,11 +29,19 @@ class GradientAttack(Attack):
             budget. For a joint threat model it is that of the first part; the others move in proportion to their
             budgets.
         restarts: independent starts, at least 1; more than one needs a random start.
+        eot: copies of a clip over which each gradient is averaged, each under other draws of a model that answers
+            at random (expectation over transformation, Athalye et al. 2018). The verdict's own draws are not among
+            them, and a clip is submitted to it only when all copies are broken. Default 1: the verdict's own draws,
+            in every step.
+        eot_noise: uniform noise added to the video of each copy, half its width as a fraction of the range: for a
+            defence that answers always the same, but ruggedly. A quarter of the budget is usual. Default: none.
     """
 
     steps: int = 10
     step_size: float | None = None
     restarts: int = 1
+    eot: int = 1
+    eot_noise: float = 0.0
 
     random_start: ClassVar[bool] = False
 
@@ -42,6 +51,11 @@ class GradientAttack(Attack):
             raise InputError(f"An attack needs at least one step, got steps={self.steps}.")
         if self.restarts < 1:
             raise InputError(f"An attack needs at least one start, got restarts={self.restarts}.")
+        if self.eot < 1 or not self.eot_noise >= 0:
+            raise InputError(
+                f"An expectation needs at least one copy, and noise of at least 0, got eot={self.eot} and "
+                f"eot_noise={self.eot_noise:g}."
+            )
         if self.restarts > 1 and not self.random_start:
             raise InputError(f"{self.registered_name} starts at the clean clip: every restart would be the same.")
         if self.step_size is not None and not self.step_size > 0:
@@ -67,8 +81,19 @@ class GradientAttack(Attack):
         return CrossEntropy()
 
     def estimator(self) -> GradientEstimator:
-        """How the gradient is obtained. Default: one forward and one backward pass."""
+        """How the gradient is obtained, for given draws of the model. Default: one forward and one backward pass."""
         return plain
+
+    def expectation(self) -> GradientEstimator:
+        """`estimator`, averaged over ``eot`` copies."""
+        if self.eot == 1 and not self.eot_noise:
+            return self.estimator()
+        return Expectation(self.estimator(), self.eot, self.eot_per_pass, self.eot_noise)
+
+    @property
+    def eot_per_pass(self) -> int | None:
+        """Copies of ``eot`` that go through the model at once; None for as many as make up 8 clips."""
+        return None
 
     def solve(self, problem: Problem) -> AttackResult:
         return in_turn(problem, (self.ascent(restart) for restart in range(self.restarts)), self.early_stop)
@@ -77,7 +102,7 @@ class GradientAttack(Attack):
         """One climb."""
         return Ascent(
             objective=self.objective(),
-            estimator=self.estimator(),
+            estimator=self.expectation(),
             update=self.update(),
             steps=self.steps,
             random_start=self.random_start,

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from robustvideo.attacks.attack import Problem, check_classes, margin
 from robustvideo.clip import Clip
-from robustvideo.model import classify, run
+from robustvideo.model import Voting, classify, run, run_votes
 
 
 class Objective(Protocol):
@@ -27,17 +28,26 @@ class Objective(Protocol):
 
 
 class _LogitObjective:
-    """An objective of the logits and labels alone."""
+    """An objective of the logits and labels alone. Of a model that votes, its mean over the votes.
+
+    (An objective of the votes' mean logits would attack another defence than the one that is deployed.)
+    """
 
     def reference(self, problem: Problem) -> Mapping[str, Tensor]:
         return {}
 
     def __call__(self, problem: Problem, adversarial: Clip) -> tuple[Tensor, Tensor]:
-        logits = run(problem.gradient_model, adversarial)
-        check_classes(problem.highest_label, logits.shape[1])
-        if logits.element_size() < 4:
-            logits = logits.float()
-        return self.value(logits, problem), logits
+        model = problem.gradient_model
+        if isinstance(model, Voting):
+            votes = run_votes(model, adversarial)
+            logits = model.verdict(votes)
+        else:
+            logits = run(model, adversarial)
+            votes = logits[:, None]
+        check_classes(problem.highest_label, votes.shape[2])
+        if votes.element_size() < 4:
+            votes, logits = votes.float(), logits.float()
+        return torch.stack([self.value(vote, problem) for vote in votes.unbind(1)]).mean(0), logits
 
     def value(self, logits: Tensor, problem: Problem) -> Tensor:
         raise NotImplementedError
@@ -59,6 +69,20 @@ class Margin(_LogitObjective):
 
     def value(self, logits: Tensor, problem: Problem) -> Tensor:
         return margin(logits, problem.labels, problem.targeted)
+
+
+class Evasion(_LogitObjective):
+    """``log(1 - p_y)``; towards a target ``log p_target``: the adversarial loss of the sparse video attacks.
+
+    It saturates once the attack has succeeded, so that a penalty beside it then rules, and it is taken in a form that
+    keeps its gradient where p_y rounds to 1, ``logsumexp_{j != y} z_j - logsumexp_j z_j``. The authors' codes, of Wei
+    et al. 2019 and of DeepSAVA, have none there, and count such clips as robust.
+    """
+
+    def value(self, logits: Tensor, problem: Problem) -> Tensor:
+        column = problem.labels[:, None]
+        wanted = logits.gather(1, column) if problem.targeted else logits.scatter(1, column, -torch.inf)
+        return wanted.logsumexp(1) - logits.logsumexp(1)
 
 
 class Divergence(_LogitObjective):

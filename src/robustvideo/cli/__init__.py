@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from robustvideo.cli.attack import attack
 from robustvideo.cli.evaluate import evaluate
 from robustvideo.cli.list import list_names
+from robustvideo.cli.purify import purify
 from robustvideo.cli.report import report
 from robustvideo.cli.reproduce import reproduce
 from robustvideo.cli.sweep import sweep
@@ -47,6 +48,7 @@ app.command("evaluate")(evaluate)
 app.command("report")(report)
 app.command("train")(train)
 app.command("attack")(attack)
+app.command("purify")(purify)
 app.command("reproduce")(reproduce)
 app.command("sweep")(sweep)
 app.command("list")(list_names)

@@ -19,6 +19,10 @@ def evaluate(
     model: Annotated[list[str] | None, typer.Option(help="Model spec; repeat for several.")] = None,
     data: Annotated[str | None, typer.Option(help="Data spec.")] = None,
     attack: Annotated[list[str] | None, typer.Option(help="Attack spec; repeat for several.")] = None,
+    defense: Annotated[
+        list[str] | None,
+        typer.Option(help="Purifier in front of every model; repeat for several, none is the model as it is."),
+    ] = None,
     eps: Annotated[
         list[str] | None, typer.Option(help="Budget for attacks that name none, e.g. 8/255; repeat.")
     ] = None,
@@ -52,6 +56,8 @@ def evaluate(
     `robustvideo evaluate --model file:my_model.py:build --data 'manifest:clips.csv?frames=20&size=128'
     --attack 'pgd(eps=4/255)' --attack 'pgd(eps=8/255, steps=20)' --out runs/mine`
 
+    `robustvideo evaluate --model embedded:r3d --data embedded:kinetic --defense none --defense 'jpeg(quality=50)'`
+
     `robustvideo evaluate suite.yaml --device cuda --precision bf16`
     """
     from robustvideo.cli.device import resolve
@@ -64,6 +70,7 @@ def evaluate(
         "models": model or None,
         "data": data,
         "attacks": attack or None,
+        "defenses": defense or None,
         "eps": [parse_value(e) for e in eps] if eps else None,
         "transfer_from": transfer_from or None,
         "codecs": codec or None,
@@ -98,7 +105,7 @@ def _default_name(path: Path | None, suite: Suite) -> str:
         return path.stem
     if suite == default_suite():
         return "demo"
-    return slug(f"{'-'.join(suite.models)} {suite.data} {suite.attacks} {suite.eps} {suite.seed}")
+    return slug(f"{'-'.join(suite.models)} {suite.data} {suite.attacks} {suite.defenses} {suite.eps} {suite.seed}")
 
 
 def print_summary(runs: list[Path], *, as_json: bool) -> None:
@@ -125,7 +132,7 @@ def print_summary(runs: list[Path], *, as_json: bool) -> None:
     for run, row in summaries:
         low, estimate, high = row.robust_accuracy.low, row.robust_accuracy.estimate, row.robust_accuracy.high
         table.add_row(
-            str(run.manifest.model.get("spec", "")),
+            _defended(str(run.manifest.model.get("spec", "")), row.defense),
             row.title,
             format_value(row.eps),
             f"{estimate:.1%}",
@@ -134,6 +141,10 @@ def print_summary(runs: list[Path], *, as_json: bool) -> None:
             f"{row.forward_passes / max(row.clips, 1):.1f} + {row.backward_passes / max(row.clips, 1):.1f}",
         )
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def _defended(model: str, defense: str) -> str:
+    return model if defense == "none" else f"{model} behind {defense}"
 
 
 def _finite(value: Any) -> Any:

@@ -15,6 +15,7 @@ class Kind(StrEnum):
     """What can be listed."""
 
     attacks = "attacks"
+    defenses = "defenses"
     threats = "threats"
     trainings = "trainings"
     models = "models"
@@ -59,6 +60,7 @@ def _names(kind: Kind) -> dict[str, str]:
 
     package = {
         Kind.threats: "robustvideo.threat",
+        Kind.defenses: "robustvideo.purification",
         Kind.trainings: "robustvideo.training",
         Kind.alterations: "robustvideo.models",
     }

@@ -15,11 +15,12 @@ from robustvideo.data.dataset import VideoDataset
 from robustvideo.errors import InputError
 from robustvideo.evaluation.crafting import Surrogate
 from robustvideo.evaluation.run import Manifest, Run, environment, now, start_run
-from robustvideo.evaluation.runner import Runner
+from robustvideo.evaluation.runner import NO_DEFENSE, Runner
 from robustvideo.evaluation.suite import Suite
 from robustvideo.model import Model, device_of
 from robustvideo.models import load_model
 from robustvideo.progress import track
+from robustvideo.purification import Defended, Purifier
 from robustvideo.storage import slug
 
 
@@ -34,6 +35,7 @@ def evaluate(
     strict: bool = False,
     surrogates: Sequence[Surrogate] = (),
     codecs: Sequence[str] = (),
+    defenses: Sequence[Purifier | None] = (None,),
     title: str = "Robustness report",
     command: str = "",
     device: str = "cpu",
@@ -54,6 +56,7 @@ def evaluate(
         strict: end the run at the first clip that cannot be read, instead of recording it.
         surrogates: models to craft the clips on, instead of the model itself (a transfer attack).
         codecs: re-encodings after which every clip is classified once more, e.g. ``h264:23``.
+        defenses: purifiers to put in front of the model, each in turn; None is the model as it is.
         title: heading of the report.
         command: the command line to show in the report.
         device: where a model given as a spec is loaded.
@@ -77,6 +80,12 @@ def evaluate(
         data = load_data(data, labels=model.labels)
     if len(data) == 0:
         raise InputError(f"The data set {data.spec} has no clips.")
+    defended = {
+        NO_DEFENSE if purifier is None else purifier.spec: model if purifier is None else Defended(model, purifier)
+        for purifier in defenses
+    }
+    if len(defended) < max(len(defenses), 1):
+        raise InputError("Name at least one defence, none of them twice (None is the model as it is).")
     configuration = {
         "model": model_spec,
         "model_digest": _digest(model),
@@ -87,9 +96,10 @@ def evaluate(
         "save_clips": save_clips,
         "surrogates": {surrogate.name: _digest(surrogate.model) for surrogate in surrogates},
         "codecs": list(codecs),
+        "defenses": [[name, _digest(m.network) if isinstance(m, Defended) else ""] for name, m in defended.items()],
     }
     runner = Runner(
-        model,
+        defended,
         data,
         attacks,
         out,
@@ -119,7 +129,8 @@ def evaluate(
     )
     run = start_run(out, manifest)
     done = sum(len(runner.members(i.batch)) for i in items if runner.shard(i).exists())
-    with track(model_spec, len(data) * (len(attacks) * max(len(surrogates), 1) + 1), done=done, quiet=quiet) as advance:
+    total = sum(len(runner.members(i.batch)) for i in items)
+    with track(model_spec, total, done=done, quiet=quiet) as advance:
         runner.run(advance)
     run.manifest.status = "finished"
     run.save()
@@ -134,7 +145,7 @@ def evaluate_suite(
     Raises:
         InputError, RunConflict, RobustVideoError: see `evaluate`.
     """
-    attacks = suite.build_attacks()
+    attacks, defenses = suite.build_attacks(), suite.build_defenses()
     surrogates = [Surrogate(s, load_model(s, device=device), out / "crafted") for s in suite.transfer_from]
     runs = []
     for spec in suite.models:
@@ -149,6 +160,7 @@ def evaluate_suite(
                 strict=strict,
                 surrogates=surrogates,
                 codecs=suite.codecs,
+                defenses=defenses,
                 title=suite.title,
                 command=command,
                 device=device,
@@ -158,8 +170,10 @@ def evaluate_suite(
     return runs
 
 
-def _digest(model: nn.Module) -> str:
+def _digest(model: nn.Module | None) -> str:
     """A hash of every weight and buffer: two runs belong together only if their models are the same."""
+    if model is None:
+        return ""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()]):
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())

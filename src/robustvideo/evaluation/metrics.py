@@ -15,7 +15,8 @@ from functools import cache
 from statistics import NormalDist, fmean
 
 from robustvideo.evaluation.records import CLEAN, Record
-from robustvideo.spec import parse_call
+from robustvideo.registry import construct
+from robustvideo.spec import format_value, parse_call
 
 CONFIDENCE = 0.95
 """Coverage of the intervals, unless said otherwise."""
@@ -329,4 +330,11 @@ def _norm(threat: str) -> str:
     call = parse_call(threat)
     if "members" in call.arguments:
         return threat
+    if call.name == "audio_visual":
+        from robustvideo.threat import AudioVisual  # torch, which reading records does not need otherwise
+
+        budgets = construct(AudioVisual, call)
+        if budgets.eps and budgets.audio:
+            return f"audio_visual(audio={format_value(budgets.audio)})"
+        return "linf" if budgets.eps else "linf audio"
     return f"{call.name} audio" if call.arguments.get("modality") == "audio" else call.name

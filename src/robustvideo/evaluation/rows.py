@@ -17,8 +17,8 @@ from robustvideo.registry import describe
 from robustvideo.spec import format_call
 
 
-def undisturbed(clean: Verdict, row: int, label: int, item: str) -> Record:
-    """The record of a clip without any attack."""
+def undisturbed(clean: Verdict, row: int, label: int, item: str, defense: str) -> Record:
+    """The record of a clip without any attack, behind a defence."""
     prediction = int(clean.logits[row].argmax())
     confidence = float(torch.softmax(clean.logits[row].double(), 0).amax())
     wrong = bool(clean.success[row])
@@ -27,7 +27,7 @@ def undisturbed(clean: Verdict, row: int, label: int, item: str) -> Record:
         label=label,
         attack=CLEAN,
         eps=0.0,
-        defense="none",
+        defense=defense,
         seed=0,
         clean_prediction=prediction,
         adversarial_prediction=prediction,
@@ -49,14 +49,14 @@ def undisturbed(clean: Verdict, row: int, label: int, item: str) -> Record:
     )
 
 
-def unusable(sample_id: str, label: int, message: str, item: str) -> Record:
+def unusable(sample_id: str, label: int, message: str, item: str, defense: str) -> Record:
     """The record of a clip that cannot be read."""
     return Record(
         sample_id=sample_id,
         label=label,
         attack=CLEAN,
         eps=0.0,
-        defense="none",
+        defense=defense,
         seed=0,
         clean_prediction=-1,
         adversarial_prediction=-1,

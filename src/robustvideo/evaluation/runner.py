@@ -1,15 +1,16 @@
 """The runner: work items, each a pure function of the run's configuration, executed once and never lost.
 
-A work item is one fixed batch under one attack (or under none: the clean item). What an item yields depends on the
-configuration alone, so a run that is killed and continued ends with the records of an undisturbed one.
+A work item is one fixed batch behind one defence (or none) under one attack (or none: the clean item). What an item
+yields depends on the configuration alone, so a run that is killed and continued ends with the records of an
+undisturbed one.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count, product
 from pathlib import Path
 
 import torch
@@ -27,13 +28,17 @@ from robustvideo.model import Model, at_rest, device_of, uniform_indices
 from robustvideo.progress import Advance
 from robustvideo.storage import slug
 
+NO_DEFENSE = "none"
+"""The ``defense`` of the model as it is."""
+
 
 @dataclass(frozen=True)
 class Item:
-    """One fixed batch under one attack, possibly crafted on a surrogate; attack None is the clean item."""
+    """One fixed batch behind one defence under one attack, possibly crafted on a surrogate; attack None is clean."""
 
     batch: int
     number: int
+    defense: str
     attack: Attack | None = None
     surrogate: Surrogate | None = None
 
@@ -45,29 +50,31 @@ class Item:
     @property
     def title(self) -> str:
         """What is done to the batch, in words."""
-        if self.attack is None:
-            return CLEAN
-        return f"{self.attack.spec} from {self.surrogate.name}" if self.surrogate else self.attack.spec
+        words = CLEAN if self.attack is None else self.attack.spec
+        if self.surrogate is not None:
+            words = f"{words} from {self.surrogate.name}"
+        return words if self.defense == NO_DEFENSE else f"{words} on {self.defense}"
 
 
 @dataclass(frozen=True, eq=False)
 class _Batch:
-    """A decoded batch with its clean verdict (None when no clip can be read).
+    """A decoded batch (no clip when none can be read), with the clean verdicts that were asked for, by defence.
 
     ``indices`` are the usable clips' places in the data; ``unusable`` says of the others why.
     """
 
     indices: list[int]
     labels: Tensor
-    clean: Verdict | None
+    clip: Clip | None
     unusable: dict[int, str]
+    clean: dict[str, Verdict] = field(default_factory=dict)
 
 
 class Runner:
     """Executes the items of one evaluation.
 
     Args:
-        model: the model under attack; it stays on its device.
+        models: the model under attack behind each defence, by the defence's spec; all on one device, where they stay.
         data: clips and labels.
         attacks: what to attack with.
         out: the run directory.
@@ -80,7 +87,7 @@ class Runner:
 
     def __init__(
         self,
-        model: Model,
+        models: Mapping[str, Model],
         data: VideoDataset,
         attacks: Sequence[Attack],
         out: Path,
@@ -91,7 +98,7 @@ class Runner:
         surrogates: Sequence[Surrogate] = (),
         codecs: Sequence[str] = (),
     ):
-        self.model = model
+        self.models = dict(models)
         self.data = data
         self.attacks = list(attacks)
         self.out = out
@@ -99,18 +106,20 @@ class Runner:
         self.strict = strict
         self.surrogates = list(surrogates)
         self.codecs = list(codecs)
-        self.device = device_of(model)
+        self.device = device_of(next(iter(self.models.values())))
         chosen = min(save_clips, len(data))
         self.saved = set(uniform_indices(len(data), chosen).tolist()) if chosen else set()
         self._current: tuple[int, _Batch] | None = None
 
     def items(self) -> Iterator[Item]:
-        """Every work item, batch by batch, the clean one first."""
+        """Every work item, batch by batch and defence by defence, the clean one first."""
         crafters: list[Surrogate | None] = [*self.surrogates] or [None]
         for batch in range(-(-len(self.data) // self.batch_size)):
-            yield Item(batch, 0)
-            for number, (surrogate, attack) in enumerate(product(crafters, self.attacks), start=1):
-                yield Item(batch, number, attack, surrogate)
+            numbers = count()
+            for defense in self.models:
+                yield Item(batch, next(numbers), defense)
+                for surrogate, attack in product(crafters, self.attacks):
+                    yield Item(batch, next(numbers), defense, attack, surrogate)
 
     def members(self, batch: int) -> list[int]:
         """Indices into the data of one batch."""
@@ -130,9 +139,10 @@ class Runner:
     def work(self, item: Item) -> list[Record]:
         """The records of one item. Saves the videos of the clips that are to be kept."""
         batch = self._batch(item.batch)
+        clean = self._clean(item.defense, batch)
         if item.attack is None:
-            return self._clean_records(item, batch)
-        return [] if batch.clean is None else self._attack_records(item, item.attack, batch, batch.clean)
+            return self._clean_records(item, batch, clean)
+        return [] if clean is None else self._attack_records(item, item.attack, batch, clean)
 
     def _batch(self, number: int) -> _Batch:
         if self._current is None or self._current[0] != number:
@@ -152,21 +162,26 @@ class Runner:
         labels = torch.tensor([self.data.samples[i].label for i in clips], device=self.device, dtype=torch.long)
         if not clips:
             return _Batch([], labels, None, reasons)
-        clip = concatenate(list(clips.values())).to(self.device)
-        return _Batch(list(clips), labels, clean_verdict(self.model, clip, labels), reasons)
+        return _Batch(list(clips), labels, concatenate(list(clips.values())).to(self.device), reasons)
 
-    def _clean_records(self, item: Item, batch: _Batch) -> list[Record]:
+    def _clean(self, defense: str, batch: _Batch) -> Verdict | None:
+        """The verdict on a batch without an attack, found once."""
+        if batch.clip is not None and defense not in batch.clean:
+            batch.clean[defense] = clean_verdict(self.models[defense], batch.clip, batch.labels)
+        return batch.clean.get(defense)
+
+    def _clean_records(self, item: Item, batch: _Batch, clean: Verdict | None) -> list[Record]:
         records = []
         for index in self.members(item.batch):
             sample = self.data.samples[index]
             if index in batch.unusable:
-                records.append(unusable(sample.id, sample.label, batch.unusable[index], item.name))
-        if batch.clean is not None:
-            survival = self._reencoded(batch.clean.clip, batch.labels, targeted=False)
+                records.append(unusable(sample.id, sample.label, batch.unusable[index], item.name, item.defense))
+        if clean is not None:
+            survival = self._reencoded(item.defense, clean.clip, batch.labels, targeted=False)
             for row, index in enumerate(batch.indices):
                 if index in self.saved:
-                    self._save(batch.clean.clip.select([row]), CLEAN)
-                record = undisturbed(batch.clean, row, int(batch.labels[row]), item.name)
+                    self._save(clean.clip.select([row]), CLEAN)
+                record = undisturbed(clean, row, int(batch.labels[row]), item.name, item.defense)
                 records.append(replace(record, codecs=self.codecs, codec_success=survival[row]))
         return records
 
@@ -174,7 +189,7 @@ class Runner:
         clip, labels = clean.clip, batch.labels
         rows = [
             replace(
-                under(attack, undisturbed(clean, row, int(labels[row]), item.name)),
+                under(attack, undisturbed(clean, row, int(labels[row]), item.name, item.defense)),
                 surrogate=item.surrogate.name if item.surrogate else "",
             )
             for row in range(len(clip))
@@ -190,7 +205,7 @@ class Runner:
         seconds = (time.perf_counter() - start) / len(correct)
         places = correct.tolist()
         found = attacked([rows[row] for row in places], clip.select(correct), result, seconds)
-        survival = self._reencoded(result.clip, goals[correct], attack.targeted)
+        survival = self._reencoded(item.defense, result.clip, goals[correct], attack.targeted)
         for i, row in enumerate(places):
             saved = batch.indices[row] in self.saved
             rows[row] = replace(
@@ -203,17 +218,18 @@ class Runner:
         return rows
 
     def _find(self, item: Item, attack: Attack, clip: Clip, goals: Tensor, correct: Tensor) -> AttackResult:
+        model = self.models[item.defense]
         if item.surrogate is None:
-            return craft(attack, self.model, clip.select(correct), goals[correct])
+            return craft(attack, model, clip.select(correct), goals[correct])
         crafted = select(item.surrogate.craft(attack, clip, goals), correct)
-        return transferred(crafted, self.model, goals[correct], attack.targeted)
+        return transferred(crafted, model, goals[correct], attack.targeted)
 
-    def _reencoded(self, clip: Clip, labels: Tensor, targeted: bool) -> list[list[bool]]:
+    def _reencoded(self, defense: str, clip: Clip, labels: Tensor, targeted: bool) -> list[list[bool]]:
         """Per clip, whether an attack succeeds after each of the codecs."""
-        columns = []
+        model, columns = self.models[defense], []
         for codec in self.codecs:
-            with at_rest(self.model):
-                columns.append(judge(self.model, reencode(clip, codec), labels, targeted).success.tolist())
+            with at_rest(model):
+                columns.append(judge(model, reencode(clip, codec), labels, targeted).success.tolist())
         return [[column[i] for column in columns] for i in range(len(clip))]
 
     def _save(self, clip: Clip, name: str) -> str:

@@ -1,8 +1,9 @@
-"""`Suite`: models x attacks x budgets over a data set, in YAML.
+"""`Suite`: models x defences x attacks x budgets over a data set, in YAML.
 
 .. code-block:: yaml
 
     models: [embedded:r3d, embedded:r3d_at]
+    defenses: [none, jpeg(quality=50)]
     data: embedded:kinetic?split=test&clips=64
     attacks: [noise, fgsm, pgd(steps=20)]
     eps: [1/255, 2/255, 4/255, 8/255]
@@ -21,6 +22,7 @@ from robustvideo.spec import parse_call, parse_value
 
 if TYPE_CHECKING:
     from robustvideo.attacks import Attack
+    from robustvideo.purification import Purifier
 
 
 def _fraction(value: Any) -> Any:
@@ -35,6 +37,8 @@ class Suite(BaseModel):
         models: model specs; several make one run each, and a comparison.
         data: the data set's spec.
         attacks: attack specs. One that does not name its budget is run at every one of ``eps``.
+        defenses: specs of purifiers to put in front of every model, each in turn; "none" is the model as it is.
+            Default: only that.
         eps: budgets as fractions of the range, for attacks that do not name theirs. Default: 8/255.
         transfer_from: model specs to craft the clips on, instead of on each model itself.
         codecs: re-encodings after which every clip is classified once more, e.g. ``h264:23``, ``mjpeg:5``.
@@ -50,6 +54,7 @@ class Suite(BaseModel):
     models: list[str] = Field(min_length=1)
     data: str
     attacks: list[str] = Field(min_length=1)
+    defenses: list[str] = Field(default=["none"], min_length=1)
     eps: list[Annotated[float, BeforeValidator(_fraction)]] = Field(default=[8 / 255], min_length=1)
     transfer_from: list[str] = Field(default_factory=list)
     codecs: list[str] = Field(default_factory=list)
@@ -76,12 +81,33 @@ class Suite(BaseModel):
                 own.setdefault("precision", self.precision)
             budgets = [{}] if "eps" in own or "threat" in own else [{"eps": e} for e in self.eps]
             built += [attacks.build(Call(call.name, {**own, **budget})) for budget in budgets]
-        seen: set[str] = set()
-        for attack in built:
-            if attack.spec in seen:
-                raise InputError(f"The attack {attack.spec} is listed twice.")
-            seen.add(attack.spec)
+        _check_unlike("attack", [attack.spec for attack in built])
         return built
+
+    def build_defenses(self) -> list[Purifier | None]:
+        """Every defence, with the suite's seed; None is the model as it is.
+
+        Raises:
+            InputError: an unknown defence, a misspelt parameter, a value out of range, or the same defence twice.
+        """
+        from robustvideo.purification import defenses
+        from robustvideo.spec import Call
+
+        built: list[Purifier | None] = []
+        for text in self.defenses:
+            if text.strip() == "none":
+                built.append(None)
+                continue
+            call = parse_call(text)
+            built.append(defenses.build(Call(call.name, {"seed": self.seed, **call.arguments})))
+        _check_unlike("defense", ["none" if purifier is None else purifier.spec for purifier in built])
+        return built
+
+
+def _check_unlike(kind: str, specs: list[str]) -> None:
+    for number, spec in enumerate(specs):
+        if spec in specs[:number]:
+            raise InputError(f"The {kind} {spec} is listed twice.")
 
 
 def load_suite(path: Path) -> Suite:

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from robustvideo.errors import InputError, unknown
-from robustvideo.model import Model, WrappedModel
+from robustvideo.model import Model
 from robustvideo.models.checkpoint import load_state, read_labels, read_state
+from robustvideo.models.framewise import FrameSequence, FramewiseModel
 from robustvideo.models.small import MEAN, STD, R3DSmall
 from robustvideo.registry import construct
 from robustvideo.spec import Call, Source
@@ -81,50 +82,6 @@ def load_embedded(source: Source, num_classes: int | None = None) -> Model:
         load_state(model, read_state(path), f"embedded:{source.name}")
         model.labels = read_labels(path)
     return model
-
-
-class FrameSequence(nn.Module):
-    """Encode every frame alone, then read the sequence: (B, 3, T, H, W) -> (B, K).
-
-    Args:
-        encoder: (N, 3, H, W) -> (N, D).
-        reader: (B, T, D) -> (B, K).
-    """
-
-    def __init__(self, encoder: nn.Module, reader: nn.Module):
-        super().__init__()
-        self.encoder = encoder
-        self.reader = reader
-
-    def forward(self, video: Tensor) -> Tensor:
-        batch, _, frames = video.shape[:3]
-        features = self.encoder(video.transpose(1, 2).flatten(0, 1))
-        logits: Tensor = self.reader(features.view(batch, frames, -1))
-        return logits
-
-
-class FramewiseModel(WrappedModel):
-    """A `FrameSequence` with its preprocessing in front; it is `Framewise`.
-
-    Its frames may be encoded one by one and the features reused where frames did not change. That needs clips of
-    the network's own number and size of frames; ``forward`` takes any.
-    """
-
-    module: FrameSequence
-
-    def __init__(self, network: FrameSequence):
-        super().__init__(network, frames=FRAMES, size=SIZE, mean=[MEAN] * 3, std=[STD] * 3)
-
-    def encode_frames(self, frames: Tensor) -> Tensor:
-        """(N, 3, 48, 48) frames in [0, 1] -> (N, D) features."""
-        mean, std = (values[:, 0].to(frames.dtype) for values in (self._mean, self._std))
-        features: Tensor = self.module.encoder((frames - mean) / std)
-        return features
-
-    def head(self, features: Tensor) -> Tensor:
-        """(B, 16, D) features -> logits (B, K)."""
-        logits: Tensor = self.module.reader(features)
-        return logits
 
 
 class Whereabouts(nn.Module):
@@ -187,7 +144,7 @@ def _cnn_lstm(classes: int) -> Model:
         nn.Conv2d(32, 16, kernel_size=1),
         Whereabouts(SIZE[0] // 4, SIZE[1] // 4),
     )
-    return FramewiseModel(FrameSequence(encoder, LastState(4 * 16, 64, classes)))
+    return _framewise(encoder, LastState(4 * 16, 64, classes))
 
 
 def _frame2d(classes: int) -> Model:
@@ -198,7 +155,12 @@ def _frame2d(classes: int) -> Model:
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
     )
-    return FramewiseModel(FrameSequence(encoder, MeanOfAnswers(64, classes)))
+    return _framewise(encoder, MeanOfAnswers(64, classes))
+
+
+def _framewise(encoder: nn.Module, reader: nn.Module) -> Model:
+    network = FrameSequence(encoder, reader)
+    return FramewiseModel(network, frames=FRAMES, size=SIZE, mean=[MEAN] * 3, std=[STD] * 3)
 
 
 def _conv2d(channels: int, out: int, kernel: int, stride: int) -> list[nn.Module]:

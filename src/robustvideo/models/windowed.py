@@ -44,6 +44,10 @@ class Windowed(Model):
         self.size = model.size
         self.sample_rate = model.sample_rate
 
+    def for_gradients(self) -> Model:
+        inner = self.model.for_gradients()
+        return self if inner is self.model else Windowed(inner, self.window, self.stride)
+
     def forward(self, clip: Clip) -> Tensor:
         views = [self._view(clip, start) for start in window_starts(clip.frames, self.window, self.stride)]
         if torch.is_grad_enabled() and clip.video.requires_grad:

@@ -14,6 +14,7 @@ from robustvideo.clip import per_clip
 from robustvideo.distances import frame_rms, l2
 from robustvideo.errors import InputError
 from robustvideo.randomness import ClipRandom
+from robustvideo.threat.box import into_box
 from robustvideo.threat.part import GRID, Part, threats
 
 _TOLERANCE = 1e-5  # of the budget: the rounding error of fp32 sums, never of the grid
@@ -47,7 +48,7 @@ class NormBall(Part):
             variable = variable * mask
         changed = signal + variable
         # a dense variable is projected into the box already; a shared offset can only be clipped
-        return changed if self.parametrisation == "dense" else changed.clamp(*self.box)
+        return changed if self.parametrisation == "dense" else into_box(changed, *self.box)
 
     def project(self, signal: Tensor, variable: Tensor, eps: Tensor, mask: Tensor | None) -> Tensor:
         dense = self.parametrisation == "dense"

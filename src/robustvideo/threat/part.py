@@ -15,6 +15,7 @@ from robustvideo.errors import InputError
 from robustvideo.randomness import ClipRandom
 from robustvideo.registry import Registry, allow_nested
 from robustvideo.support import Everywhere, Support
+from robustvideo.threat.box import into_box
 
 GRID: dict[Modality, int] = {"video": 255, "audio": 32768}
 """Steps per unit that a file can store: 8-bit pixels, 16-bit sound."""
@@ -34,7 +35,7 @@ class ThreatModel(ABC):
         for part, variable, mask in zip(self.parts, variables, masks, strict=True):
             changed = part.apply(clip.signal(part.modality), variable, mask)
             # a part's projection keeps to the box around the clean signal, not around what another part made of it
-            clip = clip.with_signal(part.modality, changed.clamp(*part.box) if shared else changed)
+            clip = clip.with_signal(part.modality, into_box(changed, *part.box) if shared else changed)
         return clip
 
     def store(
