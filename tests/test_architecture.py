@@ -177,7 +177,9 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded_by("import robustvideo; robustvideo.__version__; dir(robustvideo)")[0] == set()
 
 
-@pytest.mark.parametrize("kind", ["attacks", "threats", "trainings", "models", "alterations", "datasets", "recipes"])
+@pytest.mark.parametrize(
+    "kind", ["attacks", "defenses", "threats", "trainings", "models", "alterations", "datasets", "recipes"]
+)
 def test_lists_load_nothing_heavy(kind: str) -> None:
     loaded, printed = loaded_by(run_command("list", kind))
     assert loaded == set()

@@ -9,7 +9,17 @@ import torch
 from toys import clips
 
 from robustvideo import distances
-from robustvideo.distances import frame_rms, frames_touched, l2, l21, linf, psnr, ssim, ssim_per_frame
+from robustvideo.distances import (
+    frame_rms,
+    frames_touched,
+    l2,
+    l21,
+    linf,
+    psnr,
+    ssim,
+    ssim_per_frame,
+    structural_distance,
+)
 
 FLAT = torch.full((2, 3, 4, 16, 20), 0.5, dtype=torch.float64)
 
@@ -113,3 +123,19 @@ def test_sound_has_norms_too() -> None:
 
 def test_frame_rms_shape() -> None:
     assert frame_rms(torch.ones(2, 3, 4, 5, 6)).tolist() == [[1.0] * 4] * 2
+
+
+def test_structural_distance_is_the_sum_over_frames_and_knows_only_those_that_changed() -> None:
+    a = torch.rand(3, 3, 5, 16, 20, dtype=torch.float64)
+    b = a.clone()
+    b[0, :, 2] = torch.rand(3, 16, 20, dtype=torch.float64)
+    b[1, :, [0, 4]] = 0.9 * b[1, :, [0, 4]]
+    expected = (1 - ssim_per_frame(a, b)).sum(1)
+    b.requires_grad_()
+    distance = structural_distance(a, b)
+    assert torch.allclose(distance, expected, atol=1e-12)
+    assert float(distance[2].detach()) == 0
+    (gradient,) = torch.autograd.grad(distance.sum(), b)
+    (whole,) = torch.autograd.grad((1 - ssim_per_frame(a, b)).sum(), b)
+    assert torch.allclose(gradient, whole, atol=1e-9)
+    assert not gradient[0, :, 0].any()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from robustvideo.purification import load_defense as load_defense
     from robustvideo.threat import L2 as L2
     from robustvideo.threat import L21 as L21
+    from robustvideo.threat import AudioVisual as AudioVisual
     from robustvideo.threat import FlowField as FlowField
     from robustvideo.threat import Joint as Joint
     from robustvideo.threat import Linf as Linf
@@ -43,6 +44,7 @@ _HOMES = {
     "load_model": "robustvideo.models",
     "Defended": "robustvideo.purification",
     "load_defense": "robustvideo.purification",
+    "AudioVisual": "robustvideo.threat",
     "FlowField": "robustvideo.threat",
     "Joint": "robustvideo.threat",
     "L2": "robustvideo.threat",

@@ -60,13 +60,12 @@ def ssim_per_frame(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5) -
     """
     size = min(window, a.shape[3], a.shape[4])
     size -= 1 - size % 2
-    offsets = torch.arange(size, dtype=a.dtype, device=a.device) - (size - 1) / 2
-    kernel = torch.exp(-0.5 * (offsets / sigma).square())
-    kernel = kernel / kernel.sum()
+    kernel = torch.exp(-0.5 * ((torch.arange(size, dtype=a.dtype, device=a.device) - (size - 1) / 2) / sigma).square())
+    # products with banded matrices: many times faster on a CPU than a convolution of one channel
+    over_rows, over_columns = (_banded(kernel / kernel.sum(), side) for side in a.shape[3:])
 
     def blur(x: Tensor) -> Tensor:
-        x = F.conv2d(x, kernel.view(1, 1, size, 1))
-        return F.conv2d(x, kernel.view(1, 1, 1, size))
+        return over_rows @ x @ over_columns.T
 
     batch, channels, frames, height, width = a.shape
     x, y = (v.transpose(1, 2).reshape(-1, 1, height, width) for v in (a, b))
@@ -79,6 +78,38 @@ def ssim_per_frame(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5) -
     return similarity.view(batch, frames, channels, -1).mean((2, 3))
 
 
+def _banded(kernel: Tensor, side: int) -> Tensor:
+    """(side - K + 1, side) the matrix that correlates a signal with a kernel (K,) where it fits whole."""
+    rows = F.pad(kernel, (0, side - len(kernel) + 1)).repeat(side - len(kernel) + 1)
+    return rows[: (side - len(kernel) + 1) * side].view(-1, side)
+
+
 def ssim(a: Tensor, b: Tensor) -> Tensor:
     """Mean over frames of `ssim_per_frame`."""
     return ssim_per_frame(a, b).mean(1)
+
+
+def structural_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Sum over frames of ``1 - SSIM``: 0 for equal clips, at most 2 per frame.
+
+    Only frames that differ are looked at; the others add exactly 0. DeepSAVA's section 3.2 sums over the frames,
+    its appendix A.5 averages: the sum measures a change of one frame alike in a clip of any length.
+    """
+    changed = (a != b).flatten(3).any(3).any(1)
+    before, after = (v.transpose(1, 2)[changed][:, :, None] for v in (a, b))
+    distances = torch.zeros_like(changed, dtype=a.dtype)
+    if len(before):
+        distances = distances.masked_scatter(changed, 1 - ssim_per_frame(before, after)[:, 0])
+    return distances.sum(1)
+
+
+def signal_to_noise(clean: Tensor, changed: Tensor) -> Tensor:
+    """(B,) ``20 log10(rms(x) / rms(x' - x))`` in decibels; infinite where nothing changed, -infinite over silence."""
+    rms = [signal.double().flatten(1).square().mean(1).sqrt() for signal in (clean, changed - clean)]
+    return 20 * (rms[0].log10() - rms[1].log10()).where(rms[1] > 0, torch.inf)
+
+
+def relative_loudness(clean: Tensor, changed: Tensor) -> Tensor:
+    """(B,) ``20 log10 max|x' - x| - 20 log10 max|x|`` in decibels (Carlini and Wagner 2018); -infinite if unchanged."""
+    peaks = [signal.double().flatten(1).abs().amax(1) for signal in (clean, changed - clean)]
+    return 20 * (peaks[1].log10() - peaks[0].log10()).where(peaks[1] > 0, -torch.inf)

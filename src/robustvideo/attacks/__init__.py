@@ -10,6 +10,7 @@ from robustvideo.attacks.autoattack import AutoAttack as AutoAttack
 from robustvideo.attacks.autoattack import AutoAttackResult as AutoAttackResult
 from robustvideo.attacks.boundary import Boundary as Boundary
 from robustvideo.attacks.codec_expectation import CodecPGD as CodecPGD
+from robustvideo.attacks.deepsava import DeepSAVA as DeepSAVA
 from robustvideo.attacks.divergence import DivergencePGD as DivergencePGD
 from robustvideo.attacks.ensemble import Ensemble as Ensemble
 from robustvideo.attacks.experts import PGDE as PGDE
@@ -26,6 +27,7 @@ from robustvideo.attacks.joint import JTLGA as JTLGA
 from robustvideo.attacks.masked import FrameBorder as FrameBorder
 from robustvideo.attacks.masked import MaskedPGD as MaskedPGD
 from robustvideo.attacks.mig import MIG as MIG
+from robustvideo.attacks.misalignment import MMA as MMA
 from robustvideo.attacks.momentum import MIFGSM as MIFGSM
 from robustvideo.attacks.momentum import NIFGSM as NIFGSM
 from robustvideo.attacks.nes import NES as NES
@@ -39,8 +41,11 @@ from robustvideo.attacks.simba import SimBA as SimBA
 from robustvideo.attacks.sparse import OneFrame as OneFrame
 from robustvideo.attacks.sparse import Sparse as Sparse
 from robustvideo.attacks.square import Square as Square
+from robustvideo.attacks.temporal_invariance import TIA as TIA
 from robustvideo.attacks.temporal_translation import TemporalTranslation as TemporalTranslation
 from robustvideo.attacks.tla import TLAM as TLAM
+from robustvideo.attacks.tma import TMA as TMA
+from robustvideo.attacks.vote_margin import VotePGD as VotePGD
 
 
 def load_attack(spec: str) -> Attack:

@@ -58,7 +58,7 @@ def plain(problem: Problem, objective: Objective, variables: Variables, step: in
     finite become zero.
     """
     variables = tuple(v.detach().requires_grad_() for v in variables)
-    with _autocast(problem):
+    with autocast(problem):
         adversarial = problem.threat.perturb(problem.clip, variables, problem.masks)
         value, logits = objective(problem, adversarial)
     if not value.requires_grad:
@@ -70,7 +70,8 @@ def plain(problem: Problem, objective: Objective, variables: Variables, step: in
 
 
 @contextmanager
-def _autocast(problem: Problem) -> Iterator[None]:
+def autocast(problem: Problem) -> Iterator[None]:
+    """The precision of gradient passes; a gradient twin runs in no other."""
     dtype = _AUTOCAST.get(problem.precision)
     with torch.autocast(problem.clip.device.type, dtype=dtype, enabled=dtype is not None):
         yield

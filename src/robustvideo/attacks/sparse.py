@@ -13,7 +13,7 @@ from robustvideo.attacks.attack import AttackResult, Problem, Variables, attacks
 from robustvideo.attacks.frame_saliency import saliency
 from robustvideo.attacks.gradient_attack import GradientAttack
 from robustvideo.attacks.masked import require_one_video_part, within
-from robustvideo.attacks.objectives import CrossEntropy, Objective
+from robustvideo.attacks.objectives import Evasion, Objective
 from robustvideo.attacks.pgd import PGD
 from robustvideo.attacks.updates import AdamStep, Position, State, UpdateRule
 from robustvideo.clip import Clip, per_clip
@@ -148,14 +148,9 @@ class SparseScore:
         return {}
 
     def __call__(self, problem: Problem, adversarial: Clip) -> tuple[Tensor, Tensor]:
-        _, logits = CrossEntropy()(problem, adversarial)
+        score, logits = Evasion()(problem, adversarial)
         penalty = self.lam * l21(adversarial.video, problem.clip.video)
-        return self._score(logits, problem) - (penalty if self.differentiable else penalty.detach()), logits
-
-    def _score(self, logits: Tensor, problem: Problem) -> Tensor:
-        column = problem.labels[:, None]
-        wanted = logits.gather(1, column) if problem.targeted else logits.scatter(1, column, -torch.inf)
-        return wanted.logsumexp(1) - logits.logsumexp(1)
+        return score - (penalty if self.differentiable else penalty.detach()), logits
 
 
 @dataclass(frozen=True)

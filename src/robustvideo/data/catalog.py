@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 collections: Registry[Collection] = Registry("data source", "collections", "robustvideo.data")
 """Ways of finding video files: the scheme of a data spec -> the class that lists the files."""
 
-EMBEDDED = {"kinetic": "Kinetic"}
+EMBEDDED = {"kinetic": "Kinetic", "moving_digits": "MovingDigits"}
 """Data sets that need no files: the name after ``embedded:`` -> its class, in the module of that name."""
 
 

@@ -1,20 +1,22 @@
 """Previews of saved clips: clean, adversarial and their amplified difference, side by side in one video.
 
-One video for all three panels keeps them on the same frame whatever the browser does; the page cuts it apart.
+One video for all three panels keeps them on the same frame whatever the browser does; the page cuts it apart. It
+is slower than what was recorded, so sound is beside it, not in it (`report.sound`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from fractions import Fraction
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustvideo.errors import InputError, RobustVideoError
 from robustvideo.evaluation.records import Record
+from robustvideo.report.picture import jpeg
 from robustvideo.report.series import Budget, Series
+from robustvideo.report.sound import SoundPreview, make_sound_preview
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +32,6 @@ _LARGEST = 224  # and made smaller above this: perturbations are noise, which no
 _BLOCK = 16  # side of a macroblock: a panel that fills whole ones takes nothing from its neighbour
 _PAPER_SIDE = 112
 _THUMBNAIL_SIDE = 128
-_JPEG_COARSENESS = 5  # FFmpeg's scale, 2 is best and 31 worst
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Preview:
         key_frames: the frames on paper, from 0: evenly spread, with the most disturbed one among them.
         sheet: JPEG of the key frames; rows are clean, adversarial, difference.
         thumbnail: JPEG of the most disturbed frame, adversarial.
+        sound: of both clips; None where they have none.
     """
 
     video: bytes
@@ -57,6 +59,7 @@ class Preview:
     key_frames: tuple[int, ...]
     sheet: bytes
     thumbnail: bytes
+    sound: SoundPreview | None = None
 
 
 def choose(series: Series, budget: Budget | None, count: int) -> list[Record]:
@@ -101,12 +104,15 @@ def load_preview(run: Path, record: Record) -> Preview:
         if not file.is_file():
             raise InputError(f"The saved clip {file.relative_to(run).as_posix()} is missing.")
     try:
-        before, after = (read_lossless(file).video[0] for file in (clean, adversarial))
+        before, after = (read_lossless(file) for file in (clean, adversarial))
     except RobustVideoError as error:
         raise InputError(f"The saved clip {record.clip_file} cannot be read: {error}") from error
-    if before.shape != after.shape:
+    if before.video.shape != after.video.shape:
         raise InputError(f"The saved clip {record.clip_file} has another size than the clean one beside it.")
-    return make_preview(before, after)
+    preview = make_preview(before.video[0], after.video[0])
+    if before.audio is None or after.audio is None or before.audio.shape != after.audio.shape:
+        return preview
+    return replace(preview, sound=make_sound_preview(before.audio[0], after.audio[0], before.sample_rate or 1))
 
 
 def make_preview(clean: Tensor, adversarial: Tensor) -> Preview:
@@ -134,8 +140,8 @@ def make_preview(clean: Tensor, adversarial: Tensor) -> Preview:
         frames=clean.shape[1],
         factor=factor,
         key_frames=keys,
-        sheet=_jpeg(torch.cat([torch.cat(list(v.unbind(1)), dim=2) for v in small], dim=1)),
-        thumbnail=_jpeg(_resized(adversarial[:, [peak]], _THUMBNAIL_SIDE, _THUMBNAIL_SIDE, smooth=True)[:, 0]),
+        sheet=jpeg(torch.cat([torch.cat(list(v.unbind(1)), dim=2) for v in small], dim=1)),
+        thumbnail=jpeg(_resized(adversarial[:, [peak]], _THUMBNAIL_SIDE, _THUMBNAIL_SIDE, smooth=True)[:, 0]),
     )
 
 
@@ -191,20 +197,3 @@ def _padded(panel: Tensor) -> Tensor:
 
     bottom, right = (-extent % _BLOCK for extent in panel.shape[2:])
     return F.pad(panel, (0, right, 0, bottom), mode="replicate")
-
-
-def _jpeg(image: Tensor) -> bytes:
-    """A (3, H, W) image in [0, 1] as JPEG."""
-    import av
-
-    pixels = (image * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
-    encoder = av.CodecContext.create("mjpeg", "w")
-    encoder.height, encoder.width = pixels.shape[:2]
-    encoder.pix_fmt = "yuvj420p"
-    encoder.time_base = Fraction(1, 1)
-    encoder.options = {"qmin": str(_JPEG_COARSENESS), "qmax": str(_JPEG_COARSENESS), "flags": "+bitexact"}
-    frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
-        format="yuvj420p", dst_colorspace="ITU601", dst_color_range="JPEG"
-    )
-    frame.pts = 0
-    return b"".join(bytes(packet) for packet in (*encoder.encode(frame), *encoder.encode(None)))

@@ -164,7 +164,7 @@ def template_environment() -> Environment:
         "percent": wording.percent,
         "base64": lambda data: base64.b64encode(data).decode(),
     }
-    environment.globals |= {"budget": wording.budget, "nan": math.nan, "norm_of": norm_of}
+    environment.globals |= {"budget": wording.budget, "infinity": math.inf, "nan": math.nan, "norm_of": norm_of}
     return environment
 
 

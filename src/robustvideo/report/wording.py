@@ -17,6 +17,8 @@ NOTHING = "\u2013"
 MINUS = "\u2212"
 """The typographic minus sign."""
 
+_BOTH = "audio_visual(audio="
+
 
 def percent(share: float) -> str:
     """0.123 -> "12 %". Only an exact 0 or 1 reads as 0 % or 100 %."""
@@ -74,7 +76,7 @@ def day(iso: str) -> str:
 
 def budget(eps: float, norm: str) -> str:
     """A budget in its own unit: "8/255" for pixels, "2 px" for shifts, a plain number otherwise."""
-    if norm == "linf":
+    if norm == "linf" or norm.startswith(_BOTH):
         levels = eps * 255
         return f"{levels:.4g}/255" if abs(levels - round(levels)) > 1e-6 else f"{round(levels)}/255"
     return f"{eps:.3g}{THIN}px" if norm == "flow" else f"{eps:.3g}"
@@ -83,6 +85,8 @@ def budget(eps: float, norm: str) -> str:
 def norm_name(norm: str) -> str:
     """The norm as people write it."""
     names = {"linf": "L∞", "l2": "L2", "l21": "L2,1", "flow": "pixel shift"}
+    if norm.startswith(_BOTH):
+        return f"L∞ (sound {norm.removeprefix(_BOTH).rstrip(')')})"
     known, _, modality = norm.partition(" ")
     if known not in names:
         return norm
@@ -92,6 +96,8 @@ def norm_name(norm: str) -> str:
 def changes(eps: float, norm: str) -> str:
     """What a budget allows, as the middle of a sentence: "changes of at most 8/255 per pixel"."""
     size = budget(eps, norm)
+    if norm.startswith(_BOTH):
+        return f"changes of at most {size} per pixel and {norm.removeprefix(_BOTH).rstrip(')')} per sound sample"
     phrases = {
         "linf": f"changes of at most {size} per pixel",
         "l2": f"changes of Euclidean norm at most {size} per clip",

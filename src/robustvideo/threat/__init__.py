@@ -5,9 +5,10 @@ turn z into a clip, project z back into the ball, round the result onto the grid
 verify a finished adversarial clip. Attacks hold no knowledge of norms, boxes or masks.
 
 `Linf`, `L2` and `L21` bound a perturbation of the pixels (or of the sound); `FlowField` bounds how far each pixel
-may be moved; `Joint` combines several, for instance one per modality.
+may be moved; `AudioVisual` bounds pixels and waveform at once; `Joint` combines any several parts.
 """
 
+from robustvideo.threat.audio_visual import AudioVisual as AudioVisual
 from robustvideo.threat.balls import L2 as L2
 from robustvideo.threat.balls import L21 as L21
 from robustvideo.threat.balls import Linf as Linf
@@ -20,3 +21,5 @@ from robustvideo.threat.part import GRID as GRID
 from robustvideo.threat.part import Part as Part
 from robustvideo.threat.part import ThreatModel as ThreatModel
 from robustvideo.threat.part import threats as threats
+from robustvideo.threat.warp_noise import WarpAndNoise as WarpAndNoise
+from robustvideo.threat.warp_noise import WarpAndNoiseL21 as WarpAndNoiseL21

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from robustvideo.clip import per_clip
@@ -38,11 +37,7 @@ class FlowField(Part):
         return self.project(signal, draw * per_clip(eps, draw), eps, mask)
 
     def apply(self, signal: Tensor, variable: Tensor, mask: Tensor | None) -> Tensor:
-        flow = variable if mask is None else variable * mask
-        moved = warp(signal, flow)
-        still = (flow == 0).all(1, keepdim=True)
-        # a pixel that is not moved keeps its exact value, and still tells which way to move it
-        return torch.where(still, signal + (moved - moved.detach()), moved)
+        return warp(signal, variable if mask is None else variable * mask)
 
     def project(self, signal: Tensor, variable: Tensor, eps: Tensor, mask: Tensor | None) -> Tensor:
         bound = per_clip(eps, variable)
@@ -60,16 +55,27 @@ class FlowField(Part):
 def warp(video: Tensor, flow: Tensor) -> Tensor:
     """Fetch every pixel from where ``flow`` points, bilinearly, repeating the border.
 
+    Exact where the displacement is whole, bit for bit. There the slope is that of moving on, right and down, also at
+    the border (`torch.nn.functional.grid_sample` has none there, and could not move the pixels of the border at all).
+
     Args:
         video: (B, C, T, H, W).
         flow: displacement (B, 2, T, H, W) in pixels; channel 0 along columns, 1 along rows.
     """
-    batch, channels, frames, height, width = video.shape
-    columns = torch.arange(width, dtype=video.dtype, device=video.device)
-    rows = torch.arange(height, dtype=video.dtype, device=video.device)
-    x = 2 * (columns + flow[:, 0]) / max(width - 1, 1) - 1
-    y = 2 * (rows[:, None] + flow[:, 1]) / max(height - 1, 1) - 1
-    grid = torch.stack([x, y], dim=-1).flatten(0, 1)
-    images = video.transpose(1, 2).flatten(0, 1)
-    moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
-    return moved.view(batch, frames, channels, height, width).transpose(1, 2)
+    height, width = video.shape[3:]
+    x = torch.arange(width, dtype=video.dtype, device=video.device) + flow[:, 0]
+    y = torch.arange(height, dtype=video.dtype, device=video.device)[:, None] + flow[:, 1]
+    left, above = x.detach().floor(), y.detach().floor()
+    across, down = (x - left)[:, None], (y - above)[:, None]
+    columns, rows = (
+        [(place + step).clamp(0, last).long() for step in (0, 1)]
+        for place, last in ((left, width - 1), (above, height - 1))
+    )
+    images = video.flatten(3)
+
+    def pixels(row: Tensor, column: Tensor) -> Tensor:
+        places = (row * width + column).flatten(2)[:, None].expand(-1, video.shape[1], -1, -1)
+        return images.gather(3, places).view(video.shape)
+
+    upper, lower = (torch.lerp(pixels(row, columns[0]), pixels(row, columns[1]), across) for row in rows)
+    return torch.lerp(upper, lower, down)

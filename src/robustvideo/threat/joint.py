@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from robustvideo.errors import InputError
+from robustvideo.threat.audio_visual import AudioVisual
 from robustvideo.threat.part import Part, ThreatModel, threats
 
 
@@ -30,11 +31,13 @@ class Joint(ThreatModel):
 
 
 def with_budget(threat: ThreatModel, eps: float) -> ThreatModel:
-    """The same threat model with another budget.
+    """The same threat model with another budget; that of an `AudioVisual` is its pixels', the sound's is in proportion.
 
     Raises:
         InputError: a `Joint`, whose parts each have their own.
     """
+    if isinstance(threat, AudioVisual):
+        return threat.with_eps(eps)
     if not isinstance(threat, Part):
         raise InputError("A joint threat model has one budget per part: give them in its parts, not as eps.")
     return replace(threat, eps=eps)
