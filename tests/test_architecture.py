@@ -202,3 +202,9 @@ def test_every_public_name_loads() -> None:
     with pytest.raises(AttributeError):
         _ = robustvideo.no_such_name  # type: ignore[attr-defined]
     assert set(robustvideo.__all__) <= set(dir(robustvideo))
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """pytest imports them by name, and two of one name hide each other."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert len(set(names)) == len(names), sorted(name for name in names if names.count(name) > 1)

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from driving import a_stage, a_step, batch, network
 from mixing import mixture_network
 from resuming import check_resumption, tiny_recipe
-from test_updates import recipe
+from test_parts import recipe
 from torch import Tensor, nn
 
 from robustvideo.attacks import TLAE, TLAR, load_attack
