@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,7 +40,8 @@ class Suite(BaseModel):
         attacks: attack specs. One that does not name its budget is run at every one of ``eps``.
         defenses: specs of purifiers to put in front of every model, each in turn; "none" is the model as it is.
             Default: only that.
-        eps: budgets as fractions of the range, for attacks that do not name theirs. Default: 8/255.
+        eps: budgets as fractions of the range, for attacks that do not name theirs; an attack whose budget is by
+            default something else keeps its default. Default: 8/255.
         transfer_from: model specs to craft the clips on, instead of on each model itself.
         codecs: re-encodings after which every clip is classified once more, e.g. ``h264:23``, ``mjpeg:5``.
         seed: seeds every random draw, together with each clip's id.
@@ -79,7 +81,8 @@ class Suite(BaseModel):
             own.setdefault("seed", self.seed)
             if self.precision is not None:
                 own.setdefault("precision", self.precision)
-            budgets = [{}] if "eps" in own or "threat" in own else [{"eps": e} for e in self.eps]
+            named = {"eps", "threat"} & own.keys() or not _measured_in_pixels(attacks.get(call.name))
+            budgets = [{}] if named else [{"eps": e} for e in self.eps]
             built += [attacks.build(Call(call.name, {**own, **budget})) for budget in budgets]
         _check_unlike("attack", [attack.spec for attack in built])
         return built
@@ -102,6 +105,14 @@ class Suite(BaseModel):
             built.append(defenses.build(Call(call.name, {"seed": self.seed, **call.arguments})))
         _check_unlike("defense", ["none" if purifier is None else purifier.spec for purifier in built])
         return built
+
+
+def _measured_in_pixels(attack: type[Attack]) -> bool:
+    """Whether an attack's budget is by default how far values may move; that of `deepsava` is a loss of structure."""
+    from robustvideo.threat import Linf, Part
+
+    (threat,) = (field.default for field in fields(attack) if field.name == "threat")
+    return isinstance(threat, Linf) or not isinstance(threat, Part)
 
 
 def _check_unlike(kind: str, specs: list[str]) -> None:

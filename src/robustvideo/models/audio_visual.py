@@ -47,7 +47,8 @@ class AudioVisualModel(Model):
         features: D.
         classes: number of logits.
         steps: T, the most time steps it looks at; a clip of fewer frames has fewer.
-        span: frames of one step, side by side in the channels. 1 is the paper's; more let it see motion.
+        span: frames of one step, side by side in the channels: the first, then the changes from frame to frame. 1 is
+            the paper's; more let it see motion.
         size: side of the frames.
         hearing: the spectrogram.
 
@@ -128,8 +129,9 @@ class AudioVisualModel(Model):
 
     def _see(self, video: Tensor, steps: int) -> Tensor:
         video = self.picture.prepare(video.expand(-1, 3, -1, -1, -1)).to(self._dtype)
-        stacked = video.transpose(1, 2).reshape(len(video) * steps, self.span * video.shape[1], *video.shape[3:])
-        seen: Tensor = self.visual(stacked)
+        within = video.transpose(1, 2).reshape(len(video) * steps, self.span, *video.shape[1:2], *video.shape[3:])
+        changes = torch.cat([within[:, :1], within.diff(dim=1)], dim=1)  # motion is learned sooner from changes
+        seen: Tensor = self.visual(changes.flatten(1, 2))
         return seen.view(len(video), steps, -1)
 
     def _hear(self, clip: Clip, steps: int) -> Tensor:

@@ -99,11 +99,12 @@ def _vgg_small(channels: int) -> Layers:
 
 
 def _resnet_small(channels: int) -> Layers:
-    """Strided convolutions, each before a residual block."""
-    layers: list[nn.Module] = []
-    for before, after in ((channels, 16), (16, 32), (32, 64)):
-        layers += [*_conv(before, after, stride=2), Residual(nn.Sequential(*_conv(after, after), *_conv(after, after)))]
-    return nn.Sequential(*layers), 64, 1
+    """A wide stem, as motion between frames is of several pixels; then strided layers, each before a residual block."""
+    layers = [*_conv(channels, 24, kernel=7, stride=2), nn.MaxPool2d(2)]
+    for before, after, stride in ((24, 32, 1), (32, 64, 2)):
+        block = Residual(nn.Sequential(*_conv(after, after), *_conv(after, after)[:2]))
+        layers += [*_conv(before, after, stride=stride), block]
+    return nn.Sequential(*layers), 64, 4
 
 
 def _conv(channels: int, out: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:

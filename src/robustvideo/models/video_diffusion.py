@@ -1,0 +1,193 @@
+"""A small video diffusion network in pixel space, and a classifier behind one pass of it.
+
+The network predicts the noise in a video at any timestep of the default `robustvideo.models.noise_schedule`. Trained by
+``diffusion`` (`robustvideo.training`), it is what the purifiers of `robustvideo.purification` take as their ``model=``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustvideo.clip import Clip
+from robustvideo.errors import InputError
+from robustvideo.model import Model
+from robustvideo.models.alteration import Alteration, alterations
+from robustvideo.models.noise_schedule import NoiseSchedule
+from robustvideo.randomness import ClipRandom, seed_for
+
+_GROUPS = 4
+_TIME = 64  # features of a timestep
+
+
+class Block(nn.Module):
+    """``x + conv(norm(conv(norm(x)) + time))``, each convolution over the plane, then over time, then SiLU."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.time = nn.Linear(_TIME, channels)
+        self.first, self.second = _convolution(channels), _convolution(channels)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        inner = self.first(x) + self.time(time)[:, :, None, None, None]
+        return x + self.second(inner)  # type: ignore[no-any-return]
+
+
+class VideoDenoiser(nn.Module):
+    """Predicts the noise: (B, 3, T, H, W) in about [-1, 1], and (B,) timesteps -> the same shape.
+
+    A U-Net of three resolutions, each half the side of the one before, starting at half the video's; the number of
+    frames stays. Any T; H and W are multiples of `factor`. Normalisation is within a clip, so that no clip depends on
+    its batch.
+
+    Args:
+        width: channels at the first resolution, a multiple of 4; the others have two and three times as many.
+    """
+
+    factor: ClassVar[int] = 8
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        channels = [width, 2 * width, 3 * width]
+        self.width = width
+        self.embed = nn.Sequential(nn.Linear(_TIME, _TIME), nn.SiLU(), nn.Linear(_TIME, _TIME), nn.SiLU())
+        self.enter = nn.Conv3d(12, width, (1, 3, 3), padding=(0, 1, 1))
+        self.down = nn.ModuleList(Block(c) for c in channels)
+        self.smaller = nn.ModuleList(nn.Conv3d(a, b, (1, 2, 2), (1, 2, 2)) for a, b in pairwise(channels))
+        self.middle = Block(channels[-1])
+        self.larger = nn.ModuleList(nn.ConvTranspose3d(b, a, (1, 2, 2), (1, 2, 2)) for a, b in pairwise(channels))
+        self.up = nn.ModuleList(Block(c) for c in channels[:-1])
+        self.leave = nn.Sequential(
+            nn.GroupNorm(_GROUPS, width), nn.SiLU(), nn.Conv3d(width, 12, (1, 3, 3), 1, (0, 1, 1))
+        )
+
+    def forward(self, state: Tensor, timesteps: Tensor) -> Tensor:
+        time = self.embed(_waves(timesteps).to(state.dtype))
+        x = self.enter(_framewise(F.pixel_unshuffle, state))
+        kept: list[Tensor] = []
+        for number, block in enumerate(self.down):
+            x = block(x, time)
+            if number < len(self.smaller):
+                kept.append(x)
+                x = self.smaller[number](x)
+        x = self.middle(x, time)
+        for number in reversed(range(len(self.up))):
+            x = self.up[number](self.larger[number](x) + kept[number], time)
+        return _framewise(F.pixel_shuffle, self.leave(x))
+
+
+class BehindDenoiser(Model):
+    """A model that sees what one pass of a denoiser makes of a noised video; it is `robustvideo.model.Purified`.
+
+    The video is diffused to one timestep, with noise that is the clip's own (a function of its id), and the clean video
+    that the network predicts from there is classified: one-shot denoising (Carlini et al. 2023). It lets the ordinary
+    trainer choose the epoch in which the diffusion model serves a classifier best; the purifiers use the denoiser
+    alone.
+
+    Args:
+        denoiser: the diffusion network.
+        undefended: the model behind it.
+        timestep: how noisy the video is made.
+    """
+
+    gradient_mode: ClassVar[str] = "exact"
+
+    def __init__(self, denoiser: VideoDenoiser, undefended: Model, timestep: int):
+        super().__init__()
+        self.denoiser = denoiser
+        self.undefended = undefended
+        self.timestep = timestep
+        self.level = NoiseSchedule().levels()[timestep]
+        self.labels, self.sample_rate = undefended.labels, undefended.sample_rate
+        self.frames, self.size = undefended.frames, undefended.size
+
+    def forward(self, clip: Clip) -> Tensor:
+        logits: Tensor = self.undefended(self.purify(clip))
+        return logits
+
+    def purify(self, clip: Clip) -> Clip:
+        """What the undefended model gets to see."""
+        clean = 2 * clip.video - 1
+        noise = ClipRandom([seed_for("denoiser", name) for name in clip.ids]).normal(clean)
+        signal, share = math.sqrt(self.level), math.sqrt(1 - self.level)
+        state = signal * clean + share * noise
+        padded, (height, width) = reflected(state, self.denoiser.factor), state.shape[3:]
+        timesteps = torch.full((len(state),), self.timestep, device=state.device)
+        weight = self.denoiser.enter.weight
+        predicted = self.denoiser(padded.to(weight.dtype), timesteps)[..., :height, :width].to(state.dtype)
+        video = (state - share * predicted) / signal
+        return replace(clip, video=(video / 2 + 0.5).clamp(0, 1))
+
+    @property
+    def separate(self) -> dict[str, Model]:
+        """The model without its front, for gray-box evaluation, by its name in specs."""
+        return {"undefended": self.undefended}
+
+
+@alterations.register("video_diffusion")
+@dataclass(frozen=True)
+class VideoDiffusion(Alteration):
+    """A video diffusion network in front of the network: noise, and one pass that takes it out (Carlini et al. 2023).
+
+    Untrained, it destroys its input: train it with ``diffusion``. What it learns does not depend on the network, which
+    only tells epochs apart.
+
+    Attributes:
+        width: channels at the denoiser's first resolution, a multiple of 4. Default 32: 0.7 million weights.
+        timestep: at which epochs are told apart, of 1000. Default 301, twice as noisy as purification starts, so that
+            accuracies do not all come to the clean one.
+
+    Raises:
+        InputError: a width or a timestep that cannot be.
+    """
+
+    width: int = 32
+    timestep: int = 301
+
+    def __post_init__(self) -> None:
+        if self.width < 4 or self.width % _GROUPS:
+            raise InputError(f"width= of video_diffusion is a multiple of 4, got {self.width}.")
+        if not 0 <= self.timestep < NoiseSchedule().timesteps:
+            raise InputError(f"timestep= of video_diffusion is from 0 to 999, got {self.timestep}.")
+
+    def apply(self, model: Model) -> Model:
+        return BehindDenoiser(VideoDenoiser(self.width), model, self.timestep)
+
+
+def reflected(video: Tensor, multiple: int) -> Tensor:
+    """A video whose height and width are multiples, by mirroring it at its lower and right edge."""
+    for axis in (3, 4):
+        length = video.shape[axis]
+        if length % multiple:
+            places = torch.arange(length + -length % multiple, device=video.device) % max(2 * (length - 1), 1)
+            video = video.index_select(axis, torch.minimum(places, (2 * (length - 1) - places).abs()))
+    return video
+
+
+def _framewise(shuffle: Callable[[Tensor, int], Tensor], video: Tensor) -> Tensor:
+    """Every frame's pixels in channels, a square of two by two in four, or back."""
+    frames = shuffle(video.transpose(1, 2).flatten(0, 1), 2)
+    return frames.view(len(video), video.shape[2], *frames.shape[1:]).transpose(1, 2)
+
+
+def _convolution(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.GroupNorm(_GROUPS, channels),
+        nn.SiLU(),
+        nn.Conv3d(channels, channels, (1, 3, 3), padding=(0, 1, 1)),
+        nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0)),
+    )
+
+
+def _waves(timesteps: Tensor) -> Tensor:
+    """(B, 64) sines and cosines of the timesteps, at frequencies from 1 to 1/10000 (Vaswani et al. 2017)."""
+    rates = torch.exp(-math.log(10000) * torch.arange(_TIME // 2, device=timesteps.device) / (_TIME // 2))
+    angles = timesteps[:, None].float() * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)

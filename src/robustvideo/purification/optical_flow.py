@@ -1,0 +1,81 @@
+"""Optical flow from each frame of a video to the next, by a network, by OpenCV, or none."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustvideo.errors import InputError
+from robustvideo.purification.dis_flow import dis_flow
+
+FlowSource = Literal["dis", "raft", "none"]
+
+_LEAST = 128  # pixels a side, of torchvision's RAFT
+_UPDATES = 10  # refinements, as VideoPure's code runs RAFT
+
+
+def load_raft() -> nn.Module:
+    """torchvision's RAFT with the weights of FlyingThings, in evaluation mode; downloaded by torchvision.
+
+    Raises:
+        InputError: the weights cannot be had.
+    """
+    from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
+
+    try:
+        return raft_large(weights=Raft_Large_Weights.C_T_V2, progress=False).eval()  # type: ignore[no-any-return]
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"RAFT's weights cannot be downloaded ({error}): take flow=dis or flow=none.") from error
+
+
+@torch.no_grad()
+def optical_flow(video: Tensor, source: FlowSource, network: nn.Module | None = None) -> Tensor:
+    """How the pixels of every frame move to the next one, in pixels; no gradient.
+
+    Args:
+        video: (B, 3, T, H, W) in [0, 1].
+        source: ``dis`` is OpenCV's DIS, ``raft`` a network, ``none`` no motion at all.
+        network: RAFT (`load_raft`).
+
+    Returns:
+        (B, 2, T - 1, H, W): x (to the right), then y (downwards).
+
+    Raises:
+        InputError: OpenCV is not installed, for ``dis``.
+    """
+    batch, _, frames, height, width = video.shape
+    if source == "none" or frames == 1:
+        return video.new_zeros(batch, 2, frames - 1, height, width)
+    if source == "dis":
+        return dis_flow(video)
+    assert network is not None, "the purifier loads RAFT"
+    flows = [raft_flow(video[:, :, t], video[:, :, t + 1], network) for t in range(frames - 1)]
+    return torch.stack(flows, 2)
+
+
+def raft_flow(first: Tensor, second: Tensor, network: nn.Module) -> Tensor:
+    """Flow (B, 2, H, W) between pictures (B, 3, H, W) in [0, 1].
+
+    RAFT gets them in [-1, 1], as it was trained (VideoPure's code feeds [0, 1]), enlarged to sides of 128 pixels and
+    multiples of 8 where they are not; the flow is scaled back.
+    """
+    height, width = first.shape[2:]
+    scale = max(1.0, _LEAST / min(height, width))
+    size = [-(-round(side * scale) // 8) * 8 for side in (height, width)]
+    weight = next(network.parameters()).dtype
+    pair = [F.interpolate((2 * p - 1).to(weight), size, mode="bilinear", align_corners=False) for p in (first, second)]
+    flow: Tensor = network(*pair, num_flow_updates=_UPDATES)[-1]
+    return on_grid(flow[:, :, None], height, width)[:, :, 0].to(first.dtype)
+
+
+def on_grid(flow: Tensor, height: int, width: int) -> Tensor:
+    """A flow (B, 2, T, H, W) in pixels, on another grid and in its cells; bilinear."""
+    if flow.shape[2] == 0:
+        return flow.new_zeros(*flow.shape[:3], height, width)
+    scale = flow.new_tensor([width / flow.shape[4], height / flow.shape[3]])
+    frames = flow.transpose(1, 2).flatten(0, 1)
+    resized = F.interpolate(frames, (height, width), mode="bilinear", align_corners=False)
+    return resized.view(len(flow), flow.shape[2], 2, height, width).transpose(1, 2) * scale[:, None, None, None]

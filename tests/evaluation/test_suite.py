@@ -1,0 +1,22 @@
+"""Suites: which budgets an attack gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from robustvideo.evaluation.suite import make_suite
+
+
+def specs(**changes: Any) -> list[str]:
+    content = {"models": ["embedded:r3d"], "data": "embedded:kinetic", "eps": ["2/255", "4/255"], **changes}
+    return [attack.spec for attack in make_suite(content, "test").build_attacks()]
+
+
+def test_every_budget_for_those_that_name_none() -> None:
+    assert specs(attacks=["fgsm", "pgd(eps=1/255)"]) == ["fgsm(eps=2/255)", "fgsm(eps=4/255)", "pgd(eps=1/255)"]
+
+
+def test_a_budget_of_another_kind_is_left_alone() -> None:
+    (own,) = specs(attacks=["deepsava"])
+    assert "eps=0.08" in own
+    assert len(specs(attacks=["tma"])) == 2
