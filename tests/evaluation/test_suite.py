@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from robustvideo.evaluation.suite import make_suite
+import pytest
+
+from robustvideo.evaluation.suite import load_suite, make_suite
+from robustvideo.packaged import recipes
 
 
 def specs(**changes: Any) -> list[str]:
@@ -20,3 +24,8 @@ def test_a_budget_of_another_kind_is_left_alone() -> None:
     (own,) = specs(attacks=["deepsava"])
     assert "eps=0.08" in own
     assert len(specs(attacks=["tma"])) == 2
+
+
+@pytest.mark.parametrize("name", [name for name, file in recipes().items() if "\nmodels:" in file.read_text()])
+def test_every_packaged_suite_can_be_built(name: str) -> None:
+    assert load_suite(Path(name)).build_attacks()

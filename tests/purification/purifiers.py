@@ -14,6 +14,7 @@ from torch import nn
 
 from robustvideo.clip import Clip
 from robustvideo.models.generator import Generator
+from robustvideo.models.video_diffusion import VideoDenoiser
 from robustvideo.purification import Purifier
 from robustvideo.purification.purifier import Gradient
 from robustvideo.randomness import ClipRandom
@@ -101,5 +102,17 @@ def generator_file(folder: Path) -> str:
         torch.manual_seed(0)
         generator = Generator(2)
     state = {f"generator.{name}": tensor for name, tensor in generator.state_dict().items()}
+    save_file({**state, "undefended.weight": torch.zeros(3)}, str(path))
+    return str(path)
+
+
+@cache
+def denoiser_file(folder: Path) -> str:
+    """The weights of a small diffusion network, as a trained model's file holds them."""
+    path = folder / "denoiser.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        denoiser = VideoDenoiser(4)
+    state = {f"denoiser.{name}": tensor for name, tensor in denoiser.state_dict().items()}
     save_file({**state, "undefended.weight": torch.zeros(3)}, str(path))
     return str(path)

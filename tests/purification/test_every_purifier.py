@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from purifiers import generator_file
+from purifiers import denoiser_file, generator_file
 from toys import clips
 
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError
 from robustvideo.purification import Purifier, defenses, load_defense
+from robustvideo.purification.diffusion_purifier import DiffusionPurifier
 
 NAMES = list(defenses.entries())
 
@@ -34,6 +35,9 @@ def build(name: str, folder: Path, **options: Any) -> Purifier:
     """Each at its defaults; one that needs a file gets one."""
     if name == "ape_gan":
         options["file"] = generator_file(folder)
+    if issubclass(defenses.get(name), DiffusionPurifier):
+        options["model"] = denoiser_file(folder)
+        options["steps"] = 3
     return defenses.get(name)(**options)
 
 

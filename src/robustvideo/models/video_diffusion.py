@@ -140,7 +140,7 @@ class VideoDiffusion(Alteration):
     only tells epochs apart.
 
     Attributes:
-        width: channels at the denoiser's first resolution, a multiple of 4. Default 32: 0.7 million weights.
+        width: channels at the denoiser's first resolution, a multiple of 4. Default 32: 0.8 million weights.
         timestep: at which epochs are told apart, of 1000. Default 301, twice as noisy as purification starts, so that
             accuracies do not all come to the clean one.
 

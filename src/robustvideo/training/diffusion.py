@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -23,8 +22,8 @@ from robustvideo.training.method import Loss, Method, Part, Step, trainings
 class DiffusionTraining(Method):
     """A video diffusion network learns to predict the noise in clean videos (Ho et al. 2020, eq. 14).
 
-    ``mean (n - e(sqrt(abar_t) z_0 + sqrt(1 - abar_t) n, t))^2``, a timestep and noise for every clip of every batch. The
-    network behind it is left as it is: it only tells epochs apart, by its accuracy on clips that were noised and
+    ``mean (n - e(sqrt(abar_t) z_0 + sqrt(1 - abar_t) n, t))^2``, a timestep and noise for every clip of every batch.
+    The network behind it is left as it is: it only tells epochs apart, by its accuracy on clips that were noised and
     denoised once. Bring it trained, as in ``model: embedded:r3d?with=video_diffusion()``.
 
     Attributes:
