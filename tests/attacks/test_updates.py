@@ -47,7 +47,7 @@ def same(a: Attack, b: Attack) -> None:
     assert torch.equal(one.clip.video, other.clip.video)
     assert torch.equal(one.success, other.success)
     assert torch.equal(one.loss_trace.isnan(), other.loss_trace.isnan())
-    assert torch.equal(one.logits, other.logits)
+    torch.testing.assert_close(one.logits, other.logits)  # a verdict on part of a batch rounds differently
     assert not torch.equal(one.clip.video, clip.video)
 
 

@@ -200,7 +200,8 @@ def test_an_unknown_source() -> None:
 
 def test_the_sources_are_listed_without_torch() -> None:
     known = schemes()
-    assert list(known) == ["embedded:kinetic", "folder", "hmdb51", "kinetics", "manifest", "ucf101"]
+    files = ["folder", "hmdb51", "kinetics", "kinetics_sounds", "manifest", "music", "ucf101"]
+    assert list(known) == ["embedded:kinetic", "embedded:moving_digits", *files]
     assert all(line.endswith(".") for line in known.values())
     code = "import sys; from robustvideo.data import schemes; schemes(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
