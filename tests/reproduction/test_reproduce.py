@@ -29,6 +29,7 @@ STUDY: dict[str, Any] = {
         "trained": {"name": "Trained", "recipe": {"training": "standard"}},
         "again": {"name": "Again", "recipe": {"model": "trained:{trained}", "training": "at(attack=fgsm(eps=2/255))"}},
         "gray": {"name": "Gray", "model": "trained:{again}", "crafted_on": "trained:{trained}"},
+        "coarse": {"name": "Coarse", "model": "embedded:r3d", "defense": "bit_depth(bits=1)"},
     },
     "columns": [{"name": "clean"}, {"name": "attacked", "attacks": ["fgsm(eps=4/255)", "fgsm(eps=8/255)"]}],
     "claims": [{"text": "Clean is easier", "better": "benign", "worse": "gray", "columns": ["clean"]}],
@@ -42,6 +43,7 @@ def test_a_study_runs_and_runs_again_at_no_cost(tmp_path: Path) -> None:
     assert outcome.rows["benign"].train_seconds is None
     assert outcome.rows["again"].epochs == 1
     assert all(row.clips == 8 for row in outcome.rows.values())
+    assert outcome.rows["coarse"].cells != outcome.rows["benign"].cells
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
     assert files
     assert reproduce(study, tmp_path / "out", quiet=True) == outcome

@@ -16,6 +16,7 @@ from robustvideo.evaluation.metrics import Interval
 from robustvideo.evaluation.run import first_difference
 from robustvideo.evaluation.suite import make_suite
 from robustvideo.models import load_model
+from robustvideo.purification import load_defense
 from robustvideo.reproduction.outcomes import Recognised, compared, recognised, share
 from robustvideo.reproduction.study import Claim, Column, Row, Study, merged
 from robustvideo.storage import slug, write_text
@@ -153,6 +154,7 @@ def _measured(
         batch_size=chosen.batch_size,
         save_clips=0,
         surrogates=surrogates,
+        defenses=[load_defense(row.defense)] if row.defense != "none" else [None],
         title=f"{study.title}: {row.name}",
         device=device,
         quiet=quiet,
