@@ -64,7 +64,7 @@ def image_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         unet = diffusers.UNet2DModel(
-            **SMALL, down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, in_channels=3, out_channels=6
+            **SMALL, down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, out_channels=6
         )  # fmt: skip
     folder = tmp_path_factory.mktemp("image_model")
     return save(folder, {"unet": "UNet2DModel"}, {"beta_schedule": "linear"}, unet=unet)
@@ -156,7 +156,7 @@ def test_in_bf16_the_network_runs_in_bf16_and_the_states_do_not(video_model: str
 class Encoder(torch.nn.Module):
     """The shape of a text encoder: every token's number, in 12 features."""
 
-    class config:  # noqa: D106, N801
+    class config:  # noqa: N801
         max_position_embeddings = 5
 
     @classmethod

@@ -27,7 +27,7 @@ EVERY = [
     DiffPureDDIM(),
     DiffPureDDPM(steps=8),
     VideoPure(),
-    VideoPure(flow="none", sides="two_sided", guided_way=True),
+    VideoPure(flow=None, sides="two_sided", guided_way=True),
 ]
 everyone = pytest.mark.parametrize("purifier", EVERY, ids=lambda purifier: purifier.registered_name)
 
@@ -56,7 +56,7 @@ def gradient(of: Callable[[Tensor], Tensor]) -> Tensor:
 def test_it_is_that_of_finite_differences(purifier: Purifier, codec: Any) -> None:
     """Small steps: the signs of the temporal guidance and the flow are flat, and a step must not cross a jump."""
     if isinstance(purifier, VideoPure):
-        purifier = replace(purifier, flow="none")
+        purifier = replace(purifier, flow=None)
     channels = 3 if codec is None else 192
     of = value(purifier, networks(Tiny(channels), codec))
     found = gradient(of)
@@ -82,7 +82,7 @@ def test_it_is_that_of_the_whole_graph(purifier: Purifier, monkeypatch: pytest.M
 def test_the_noise_is_no_constant_to_it() -> None:
     """The commonest silent error is to hold the predicted noise fixed."""
     network = networks(Tiny())
-    of = value(VideoPure(flow="none"), network)
+    of = value(VideoPure(flow=None), network)
     found = gradient(of)
     diffusion = network["diffusion"]
     assert isinstance(diffusion, Diffusion)
@@ -106,7 +106,7 @@ class Wide(nn.Module):
     [
         lambda steps: DDIMInversion(steps=steps),
         lambda steps: DiffPureDDPM(steps=steps),
-        lambda steps: VideoPure(steps=steps, flow="none", candidate=0),
+        lambda steps: VideoPure(steps=steps, flow=None, candidate=0),
     ],
 )
 def test_memory_does_not_follow_the_number_of_steps(made: Callable[[int], Purifier]) -> None:
@@ -171,13 +171,13 @@ def test_a_defended_model_is_attacked_through_it(purifier: Purifier) -> None:
 
     (slope,) = torch.autograd.grad(logit(video), video)
     with torch.no_grad():
-        expected = (logit(video + 1e-5 * direction) - logit(video - 1e-5 * direction)) / 2e-5
-    assert torch.allclose((slope * direction).sum(), expected, rtol=1e-5, atol=1e-9)
+        expected = (logit(video + 1e-7 * direction) - logit(video - 1e-7 * direction)) / 2e-7
+    assert torch.allclose((slope * direction).sum(), expected, rtol=1e-4, atol=1e-7)
 
 
 def test_the_surrogate_in_all_its_steps_is_the_exact_attack() -> None:
     clip = a_video()
-    for purifier in (DDIMInversion(), VideoPure(flow="none")):
+    for purifier in (DDIMInversion(), VideoPure(flow=None)):
         full = replace(purifier, substeps=purifier.steps)
         of, same = value(purifier, networks(Tiny())), value(full, networks(Tiny()))
         assert torch.equal(gradient(of), gradient(same))

@@ -27,7 +27,7 @@ def test_dis_finds_a_shift_in_its_direction() -> None:
 
 
 def test_no_flow_is_zero_and_one_frame_has_none() -> None:
-    assert not optical_flow(textures(2, 1), "none").any()
+    assert not optical_flow(textures(2, 1), None).any()
     assert optical_flow(textures(2, 1, frames=1), "dis").shape == (1, 2, 0, 64, 64)
 
 

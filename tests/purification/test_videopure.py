@@ -73,7 +73,7 @@ def test_spatial_guidance_extrapolates_by_the_published_factors() -> None:
 
 def test_temporal_guidance_is_a_sign_step_of_the_published_size() -> None:
     clip = a_video()
-    guided = passed(VideoPure(spatial=0, flow="none"), clip, known(rugged)).candidates
+    guided = passed(VideoPure(spatial=0, flow=None), clip, known(rugged)).candidates
     for tau, vote, clean in zip(TAU, guided, unguided(clip, known(rugged)), strict=False):
         signs = torch.zeros_like(clean)
         signs[:, :, :-1] = (clean[:, :, :-1] - clean[:, :, 1:]).sign()
@@ -82,7 +82,7 @@ def test_temporal_guidance_is_a_sign_step_of_the_published_size() -> None:
 
 def test_temporal_guidance_lowers_the_temporal_loss() -> None:
     clip = a_video(height=24, width=24)
-    purifier = VideoPure(spatial=0, flow="none", sides="two_sided", strength=0.5)
+    purifier = VideoPure(spatial=0, flow=None, sides="two_sided", strength=0.5)
     warp = Warp.along(torch.zeros(2, 2, 3, 24, 24, dtype=torch.float64))
     for vote, clean in zip(
         passed(purifier, clip, known(rugged)).candidates, unguided(clip, known(rugged)), strict=True
@@ -145,7 +145,7 @@ def test_a_constant_weight_is_the_mean_one() -> None:
 def test_a_scene_that_moves_along_the_flow_needs_no_guidance(monkeypatch: pytest.MonkeyPatch) -> None:
     """By 8 pixels, one cell of the latents, to the right per frame; at the border the warp fetches zeros."""
 
-    def flow(video: Tensor, source: str, network: nn.Module | None) -> Tensor:
+    def flow(video: Tensor, source: str | None, network: nn.Module | None) -> Tensor:
         found = torch.zeros(2, 2, 3, *video.shape[3:], dtype=video.dtype)
         found[:, 0] = 8
         return found
@@ -161,7 +161,7 @@ def test_a_scene_that_moves_along_the_flow_needs_no_guidance(monkeypatch: pytest
             assert torch.allclose(vote[..., :still], clean[..., :still], atol=1e-9)
             assert torch.allclose(vote[..., -1], clean[..., -1], atol=1e-9) == (border == "mask")
     monkeypatch.undo()
-    still_guided = passed(VideoPure(spatial=0, flow="none"), clip, network).candidates
+    still_guided = passed(VideoPure(spatial=0, flow=None), clip, network).candidates
     assert not torch.allclose(still_guided[0][..., :3], free[0][..., :3], atol=1e-3)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustvideo.errors import InputError
 from robustvideo.purification.dis_flow import dis_flow
 
-FlowSource = Literal["dis", "raft", "none"]
+FlowSource = Literal["dis", "raft"]
 
 _LEAST = 128  # pixels a side, of torchvision's RAFT
 _UPDATES = 10  # refinements, as VideoPure's code runs RAFT
@@ -32,12 +32,12 @@ def load_raft() -> nn.Module:
 
 
 @torch.no_grad()
-def optical_flow(video: Tensor, source: FlowSource, network: nn.Module | None = None) -> Tensor:
+def optical_flow(video: Tensor, source: FlowSource | None, network: nn.Module | None = None) -> Tensor:
     """How the pixels of every frame move to the next one, in pixels; no gradient.
 
     Args:
         video: (B, 3, T, H, W) in [0, 1].
-        source: ``dis`` is OpenCV's DIS, ``raft`` a network, ``none`` no motion at all.
+        source: ``dis`` is OpenCV's DIS, ``raft`` a network, None no motion at all.
         network: RAFT (`load_raft`).
 
     Returns:
@@ -47,7 +47,7 @@ def optical_flow(video: Tensor, source: FlowSource, network: nn.Module | None = 
         InputError: OpenCV is not installed, for ``dis``.
     """
     batch, _, frames, height, width = video.shape
-    if source == "none" or frames == 1:
+    if source is None or frames == 1:
         return video.new_zeros(batch, 2, frames - 1, height, width)
     if source == "dis":
         return dis_flow(video)

@@ -72,7 +72,7 @@ class VideoPure(DiffusionPurifier):
     sides: Sides = "one_sided"
     candidate: int | None = None
     guided_way: bool = False
-    flow: FlowSource = "dis"
+    flow: FlowSource | None = "dis"
     border: Border = "zeros"
 
     def __post_init__(self) -> None:
@@ -81,11 +81,12 @@ class VideoPure(DiffusionPurifier):
             ("inversion", Inversion),
             ("weight", Weight),
             ("sides", Sides),
-            ("flow", FlowSource),
             ("border", Border),
         ):
             if getattr(self, name) not in get_args(kind):
                 raise unknown(f"{name} of videopure:", getattr(self, name), get_args(kind))
+        if self.flow is not None and self.flow not in get_args(FlowSource):
+            raise unknown("flow of videopure:", self.flow, ("none", *get_args(FlowSource)))
         for name in ("temporal", "spatial", "strength"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"{name}= of videopure is finite and at least 0, got {getattr(self, name):g}.")
