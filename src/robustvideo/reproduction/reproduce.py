@@ -13,7 +13,6 @@ from robustvideo.errors import InputError, RunConflict
 from robustvideo.evaluation.crafting import Surrogate
 from robustvideo.evaluation.evaluation import evaluate
 from robustvideo.evaluation.metrics import Interval
-from robustvideo.evaluation.run import first_difference
 from robustvideo.evaluation.suite import make_suite
 from robustvideo.models import load_model
 from robustvideo.purification import load_defense
@@ -188,13 +187,12 @@ def _difference(claim: Claim, verdicts: dict[str, dict[str, Recognised]]) -> Int
 
 def _start(study: Study, out: Path) -> None:
     manifest = out / "study.json"
-    content = study.model_dump(mode="json")
+    content = study.model_dump(mode="json", exclude_defaults=True)  # a key that a later version adds changes nothing
     if manifest.exists():
         known = json.loads(manifest.read_text(encoding="utf-8"))
         if known != content:
-            raise RunConflict(
-                f"{out} holds another study or scale ({first_difference(known, content)}): choose another --out."
-            )
+            changed = ", ".join(key for key in {**known, **content} if known.get(key) != content.get(key))
+            raise RunConflict(f"{out} holds another study or scale (its {changed} differ): choose another --out.")
         return
     if out.exists() and any(out.iterdir()):
         raise RunConflict(f"{out} is not empty and holds no study: choose another --out.")
