@@ -155,6 +155,9 @@ class Able(Model):
     def forward(self, clip: Clip) -> Tensor:
         return self.route(clip).logits
 
+    def reconstruct(self, clip: Clip) -> tuple[Tensor, Tensor]:
+        return self(clip)[:, None], clip.video.square().flatten(1).mean(1)
+
     def _routing(self, features: Mapping[str, Tensor]) -> Routing:
         video = features["video"].mean(1)
         audio = features["audio"].mean(1) if "audio" in features else torch.zeros_like(video)

@@ -121,6 +121,14 @@ class Voting(Protocol):
         """The model's logits (B, K), from its votes."""
 
 
+@runtime_checkable
+class Reconstructing(Protocol):
+    """A model behind a purifier that puts noise on a clip and takes it off again."""
+
+    def reconstruct(self, clip: Clip) -> tuple[Tensor, Tensor]:
+        """Logits (B, M, K) of the votes, and (B,) how far the way back strays from the way out, mean squared."""
+
+
 class WrappedModel(Model):
     """A network with its own preprocessing in front; see `wrap`."""
 
@@ -290,6 +298,21 @@ def run_votes(model: Voting, clip: Clip) -> Tensor:
     if votes.ndim != 3 or len(votes) != len(clip) or votes.shape[1] < 1 or votes.shape[2] < 2:
         raise InputError(f"The model must return votes of shape ({len(clip)}, votes, classes), got {votes.shape}.")
     return votes
+
+
+def reconstruct(model: Model, clip: Clip) -> tuple[Tensor, Tensor]:
+    """Votes and deviation of a model; see `Reconstructing`.
+
+    Raises:
+        InputError: the model does not purify by diffusion, or it failed.
+    """
+    if not isinstance(model, Reconstructing):
+        raise InputError(
+            f"{type(model).__name__} shows no way back: it is not behind a purifier by diffusion of gradient=exact or "
+            "gradient=surrogate (robustvideo.model.Reconstructing)."
+        )
+    with _said_in_words(clip):
+        return model.reconstruct(clip)
 
 
 def route(model: Model, clip: Clip, needed: Tensor | None = None) -> Routing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -153,54 +154,38 @@ def test_in_bf16_the_network_runs_in_bf16_and_the_states_do_not(video_model: str
     assert 0 < (found - expected).abs().max() < 0.1 * expected.abs().max()
 
 
-class Encoder(torch.nn.Module):
-    """The shape of a text encoder: every token's number, in 12 features."""
-
-    class config:  # noqa: N801
-        max_position_embeddings = 5
-
-    @classmethod
-    def from_pretrained(cls, place: str, subfolder: str) -> Encoder:
-        assert subfolder == "text_encoder"
-        return cls()
-
-    def forward(self, tokens: Tensor) -> tuple[Tensor]:
-        return (tokens[..., None].float().expand(-1, -1, 12),)
-
-
-def test_the_condition_is_the_empty_prompt_once(
-    video_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_condition_is_the_empty_prompt_without_guidance(video_model: str, tmp_path: Path) -> None:
+    """A text encoder as small as they come, with the two tokens that an empty prompt has."""
     transformers = pytest.importorskip("transformers")
     folder = tmp_path / "model"
-    folder.symlink_to(video_model)
-    asked = []
-
-    class Tokens:
-        input_ids = torch.arange(5)[None]
-
-    class Tokenizer:
-        @classmethod
-        def from_pretrained(cls, place: str, **options: Any) -> Any:
-            def tokenizer(text: str, **options: Any) -> Tokens:
-                asked.append((text, options["max_length"]))
-                return Tokens()
-
-            return tokenizer
-
-    from robustvideo.purification import diffusion_loading
-
-    monkeypatch.setattr(transformers, "AutoTokenizer", Tokenizer)
-    monkeypatch.setattr(transformers, "CLIPTextModel", Encoder)
-    parts = diffusion_loading._parts
-    monkeypatch.setattr(
-        diffusion_loading, "_parts", lambda *given: {**parts(*given), "text_encoder": ["transformers", "CLIPTextModel"]}
+    shutil.copytree(video_model, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    words = {"<|startoftext|>": 0, "<|endoftext|>": 1, "a": 2, "a</w>": 3}
+    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(words))
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "CLIPTokenizer", **special})
     )
+    numbers = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "vocab_size": 4, "max_position_embeddings": 5}
+    sizes = {"hidden_size": 12, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    with torch.random.fork_rng():
+        encoder = transformers.CLIPTextModel(transformers.CLIPTextConfig(**numbers, **sizes)).eval()
+    encoder.save_pretrained(folder / "text_encoder")
     diffusion = load_diffusers(str(folder))
-    assert asked == [("", 5)]
     assert isinstance(diffusion.network, DiffusersNetwork)
     assert diffusion.network.prompt is not None
-    assert torch.equal(diffusion.network.prompt[0, :, 0], torch.arange(5.0))
+    with torch.no_grad():
+        expected = encoder(torch.tensor([[0, 1, 1, 1, 1]]))[0]
+    assert torch.allclose(diffusion.network.prompt, expected, atol=1e-6)
+    seen = []
+    diffusion.network.unet.register_forward_hook(lambda module, given, out: seen.append(len(given[0])))
+    with torch.no_grad():
+        diffusion.noise(torch.zeros(2, 4, 3, 8, 8), diffusion.schedule.steps(50, 6)[0])
+    assert seen == [2]  # a clip is not doubled
 
 
 def test_a_trained_file_is_its_denoiser(tmp_path: Path) -> None:

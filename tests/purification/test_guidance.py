@@ -9,6 +9,7 @@ from torch import Tensor
 from robustvideo.purification.guidance import (
     ELEMENTS,
     FRAME,
+    Sides,
     Warp,
     spatial_gradient,
     spatial_loss,
@@ -91,3 +92,17 @@ def test_one_sided_is_the_gradient_with_the_warped_frame_held_fixed() -> None:
 def test_clips_of_one_frame_have_no_temporal_gradient() -> None:
     latents = draw(2, 3, 1, 6, 7)
     assert not temporal_gradient(latents, Warp.along(constant(0, 0, frames=1)), "two_sided").any()
+
+
+@pytest.mark.parametrize("sides", ["one_sided", "two_sided"])
+def test_soft_signs_are_soft_only_on_the_way_back(sides: Sides) -> None:
+    warp = Warp.along(1.5 * draw(2, 2, 3, 6, 7))
+    latents = draw(2, 5, 4, 6, 7, seed=1).requires_grad_()
+    soft = temporal_gradient(latents, warp, sides, softness=0.5)
+    assert torch.allclose(soft, temporal_gradient(latents, warp, sides), atol=1e-15)
+    (gradient,) = torch.autograd.grad((soft * draw(2, 5, 4, 6, 7, seed=3)).sum(), latents)
+    assert gradient.abs().max() > 0
+    if sides == "one_sided":  # the derivative of tanh(r / h) / FRAME in the earlier frame
+        residual = latents[:, :, 0] - warp(latents[:, :, 1:])[:, :, 0]
+        expected = draw(2, 5, 4, 6, 7, seed=3)[:, :, 0] * (1 - (residual / 0.5).tanh() ** 2) / 0.5 / FRAME
+        assert torch.allclose(gradient[:, :, 0], expected, atol=1e-12)

@@ -67,3 +67,16 @@ def test_small_frames_are_enlarged_for_raft_and_its_flow_scaled_back() -> None:
     assert not flow[:, 1].any()
     assert raft_flow(torch.rand(1, 3, 130, 200), torch.rand(1, 3, 130, 200), network).shape == (1, 2, 130, 200)
     assert network.pairs[-1][0].shape[2:] == (136, 200)
+
+
+def test_torchvision_s_raft_is_called_as_it_wants_to_be() -> None:
+    """Untrained, for want of weights: the shapes it takes and gives."""
+    from torchvision.models.optical_flow import raft_large
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = raft_large(weights=None).eval()
+    video = textures(1, 0, frames=2, side=40)
+    flow = optical_flow(video, "raft", network)
+    assert flow.shape == (1, 2, 1, 40, 40)
+    assert flow.isfinite().all()

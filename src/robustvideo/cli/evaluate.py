@@ -37,6 +37,13 @@ def evaluate(
     seed: Annotated[int | None, typer.Option(help="Seeds every random draw.")] = None,
     precision: Annotated[str | None, typer.Option(help="Gradient passes in fp32, bf16 or fp16.")] = None,
     save_clips: Annotated[int | None, typer.Option(min=0, help="Clips whose videos are kept and shown.")] = None,
+    trust: Annotated[
+        bool | None,
+        typer.Option(
+            "--trust/--no-trust",
+            help="Examine whether the numbers may be believed, on a few clips. Default: where there is a defence.",
+        ),
+    ] = None,
     title: Annotated[str | None, typer.Option(help="Heading of the report.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     strict: Annotated[bool, typer.Option(help="Stop at the first clip that cannot be read.")] = False,
@@ -79,6 +86,7 @@ def evaluate(
         "precision": precision,
         "save_clips": save_clips,
         "title": title,
+        "trust": trust,
     }
     changes = {key: value for key, value in given.items() if value is not None}
     if suite is not None:
@@ -94,6 +102,7 @@ def evaluate(
     page = build_report([run.path for run in runs], folder / "report.html")
     print_summary([run.path for run in runs], as_json=as_json)
     if not as_json:
+        print_trust([run.path for run in runs])
         print(f"\nReport: {page}")
 
 
@@ -141,6 +150,21 @@ def print_summary(runs: list[Path], *, as_json: bool) -> None:
             f"{row.forward_passes / max(row.clips, 1):.1f} + {row.backward_passes / max(row.clips, 1):.1f}",
         )
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def print_trust(runs: list[Path]) -> None:
+    """Print the lines of the trust checks that do not pass; nothing for runs that were not examined."""
+    from robustvideo.evaluation.run import open_run
+    from robustvideo.evaluation.trust import load_checks
+
+    for path in runs:
+        model = str(open_run(path).manifest.model.get("spec", ""))
+        for defense, checks in load_checks(path).items():
+            doubts = [check for check in checks if check.grade in ("warn", "fail")]
+            passed = sum(check.grade == "pass" for check in checks)
+            print(f"\nTrust in {_defended(model, defense)}: {passed} of {passed + len(doubts)} applicable checks pass.")
+            for check in doubts:
+                print(f"  {check.grade}: {check.name}. {check.meaning}")
 
 
 def _defended(model: str, defense: str) -> str:

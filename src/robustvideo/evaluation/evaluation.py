@@ -17,6 +17,7 @@ from robustvideo.evaluation.crafting import Surrogate
 from robustvideo.evaluation.run import Manifest, Run, environment, now, start_run
 from robustvideo.evaluation.runner import NO_DEFENSE, Runner
 from robustvideo.evaluation.suite import Suite
+from robustvideo.evaluation.trust import examine_run
 from robustvideo.model import Model, device_of
 from robustvideo.models import load_model
 from robustvideo.progress import track
@@ -36,6 +37,7 @@ def evaluate(
     surrogates: Sequence[Surrogate] = (),
     codecs: Sequence[str] = (),
     defenses: Sequence[Purifier | None] = (None,),
+    trust: bool = False,
     title: str = "Robustness report",
     command: str = "",
     device: str = "cpu",
@@ -57,6 +59,8 @@ def evaluate(
         surrogates: models to craft the clips on, instead of the model itself (a transfer attack).
         codecs: re-encodings after which every clip is classified once more, e.g. ``h264:23``.
         defenses: purifiers to put in front of the model, each in turn; None is the model as it is.
+        trust: examine, when the run is finished, whether its numbers may be believed, and keep the answer in its
+            ``trust.json`` (`robustvideo.evaluation.trust`).
         title: heading of the report.
         command: the command line to show in the report.
         device: where a model given as a spec is loaded.
@@ -134,6 +138,8 @@ def evaluate(
         runner.run(advance)
     run.manifest.status = "finished"
     run.save()
+    if trust:
+        examine_run(run, defended, data, attacks, quiet=quiet)
     return run
 
 
@@ -161,6 +167,7 @@ def evaluate_suite(
                 surrogates=surrogates,
                 codecs=suite.codecs,
                 defenses=defenses,
+                trust=suite.examined,
                 title=suite.title,
                 command=command,
                 device=device,

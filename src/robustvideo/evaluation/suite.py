@@ -48,6 +48,8 @@ class Suite(BaseModel):
         batch_size: clips per batch, at least 1. The batches are fixed by it, whoever executes them.
         precision: type of the attacks' gradient passes, for attacks that do not name theirs.
         save_clips: number of clips, spread evenly over the data, whose videos are saved and shown.
+        trust: examine whether the numbers may be believed (`robustvideo.evaluation.trust`), which costs a few attacks
+            on 8 clips behind every defence. Default: where there is a defence.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,6 +66,12 @@ class Suite(BaseModel):
     batch_size: int = Field(default=8, ge=1)
     precision: str | None = None
     save_clips: int = Field(default=12, ge=0)
+    trust: bool | None = None
+
+    @property
+    def examined(self) -> bool:
+        """Whether the runs are examined: as ``trust`` says, else where there is a defence."""
+        return any(text.strip() != "none" for text in self.defenses) if self.trust is None else self.trust
 
     def build_attacks(self) -> list[Attack]:
         """Every attack at every budget it is to be run at, with the suite's seed and precision.

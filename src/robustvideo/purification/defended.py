@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from robustvideo.clip import Clip
+from robustvideo.errors import InputError
 from robustvideo.model import Model, device_of
+from robustvideo.purification.diffusion_purifier import DiffusionPurifier
 from robustvideo.purification.purifier import Purifier
 from robustvideo.purification.recomputation import recomputed
 from robustvideo.purification.votes import majority_logits
@@ -95,7 +97,21 @@ class Defended(Model):
 
         Activations of one vote at a time are held for a backward pass: the others are computed again.
         """
-        purified = self.purified(clip)
+        return self._classified(self.purified(clip))
+
+    def reconstruct(self, clip: Clip) -> tuple[Tensor, Tensor]:
+        """The votes, and how far the purifier's way back strays from its way out (`robustvideo.model.Reconstructing`).
+
+        Raises:
+            InputError: a purifier that is none by diffusion, or whose gradient is not the exact one.
+        """
+        if not isinstance(self.purifier, DiffusionPurifier) or self.purifier.gradient != "exact":
+            raise InputError("Only a purifier by diffusion shows its way back, with gradient=exact or surrogate.")
+        self.passes.clips += len(clip) * self.purifier.votes
+        purified, deviation = self.purifier.reconstructed(clip, self.purifier.seeds(clip), self.network)
+        return self._classified(purified), deviation
+
+    def _classified(self, purified: tuple[Clip, ...]) -> Tensor:
         if len(purified) == 1:
             return self.undefended(purified[0])[:, None]  # type: ignore[no-any-return]
         return torch.stack([recomputed(self.undefended, vote) for vote in purified], dim=1)

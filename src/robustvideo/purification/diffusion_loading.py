@@ -96,7 +96,10 @@ def load_diffusers(name: str, precision: Precision = "fp32") -> Diffusion:
         vae = diffusers.AutoencoderKL.from_pretrained(place, subfolder="vae") if "vae" in parts else None
         prompt = _empty_prompt(place, parts, unet) if kind != "UNet2DModel" else None
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"The diffusion model {name} cannot be loaded: {_first_line(error)}") from error
+        raise InputError(
+            f"The diffusion model {name} cannot be loaded, it is not in diffusers' layout or the hub is out of reach: "
+            f"{_first_line(error)}"
+        ) from error
     halvings = 2 ** (len(unet.config.block_out_channels) - 1)
     network = DiffusersNetwork(unet, prompt, framewise=kind != "UNet3DConditionModel")
     codec = Pixels(halvings) if vae is None else FrameAutoencoder(vae)

@@ -16,6 +16,7 @@ from robustvideo.models.noise_schedule import NoiseSchedule, Step, coarser
 from robustvideo.purification.diffusion_loading import load_diffusion
 from robustvideo.purification.diffusion_model import Diffusion, Precision
 from robustvideo.purification.purifier import Gradient, Purifier
+from robustvideo.threat.box import into_box
 
 _FEW = 3
 """Steps of the surrogate that stands in where none is named (Lee and Kim 2023: fewer, larger steps)."""
@@ -96,6 +97,15 @@ class DiffusionPurifier(Purifier):
 
     def once(self, clip: Clip, seeds: Sequence[int], network: nn.Module | None) -> Sequence[Clip]:
         return self.traced(clip, seeds, network)[0]
+
+    def reconstructed(
+        self, clip: Clip, seeds: Sequence[int], network: nn.Module | None
+    ) -> tuple[tuple[Clip, ...], Tensor]:
+        """What `purify` returns, and the mean deviation (B,) of its passages (`Passage.deviation`)."""
+        inside = clip.with_signal("video", into_box(clip.video))
+        runs = [self.traced(inside, own, network) for own in self.seeds_of_votes(seeds)]
+        answers = tuple(answer for found, _ in runs for answer in found)
+        return answers, torch.stack([passage.deviation for _, passage in runs]).mean(0)
 
     def traced(self, clip: Clip, seeds: Sequence[int], network: nn.Module | None) -> tuple[tuple[Clip, ...], Passage]:
         """One purification of clips in [0, 1], and what happened in it; see `Purifier.purify`."""

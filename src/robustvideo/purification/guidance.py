@@ -85,7 +85,7 @@ def spatial_loss(latents: Tensor, source: Tensor) -> Tensor:
     return -(latents - source).square().flatten(1).sum(1) / ELEMENTS
 
 
-def temporal_gradient(latents: Tensor, warp: Warp, sides: Sides) -> Tensor:
+def temporal_gradient(latents: Tensor, warp: Warp, sides: Sides, softness: float = 0.0) -> Tensor:
     """The gradient of L_temp.
 
     Args:
@@ -93,10 +93,17 @@ def temporal_gradient(latents: Tensor, warp: Warp, sides: Sides) -> Tensor:
         warp: along the flow from each frame to the next.
         sides: ``two_sided`` is the gradient; ``one_sided`` takes the warped frame for a constant, as the released code
             does: only the earlier of two frames is pulled.
+        softness: h > 0 has a backward pass through the gradient take its signs for ``tanh(r / h)``; 0 leaves them what
+            they are, flat.
     """
     if latents.shape[2] == 1:
         return torch.zeros_like(latents)
-    signs = _residuals(latents, warp).sign() / FRAME
+    residuals = _residuals(latents, warp)
+    signs = residuals.sign()
+    if softness:
+        soft = (residuals / softness).tanh()
+        signs = signs + (soft - soft.detach())
+    signs = signs / FRAME
     nothing = torch.zeros_like(latents[:, :, :1])
     gradient = torch.cat([signs, nothing], 2)
     return gradient if sides == "one_sided" else gradient - torch.cat([nothing, warp.transposed(signs)], 2)

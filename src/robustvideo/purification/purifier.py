@@ -131,10 +131,13 @@ class Purifier(ABC):
             network = self.network()
         inside = clip.with_signal("video", into_box(clip.video))
         answers: list[Clip] = []
-        for vote in range(self.votes):
-            own = seeds if vote == 0 else [seed_for(seed, "vote", vote) for seed in seeds]
+        for own in self.seeds_of_votes(seeds):
             answers += self.once(inside, own, network)
         return tuple(answers)
+
+    def seeds_of_votes(self, seeds: Sequence[int]) -> list[Sequence[int]]:
+        """The seeds of each of the ``votes``; the first has those that are given."""
+        return [seeds, *([seed_for(seed, "vote", vote) for seed in seeds] for vote in range(1, self.votes))]
 
     @abstractmethod
     def once(self, clip: Clip, seeds: Sequence[int], network: nn.Module | None) -> Sequence[Clip]:

@@ -57,6 +57,9 @@ class VideoPure(DiffusionPurifier):
         guided_way: the guided state replaces the state on the way down.
         flow: ``dis`` (OpenCV), ``raft`` (torchvision's weights, as published), or ``none``: neighbouring frames are
             compared where they are. Of the clip as it is given.
+        softness: h > 0 has the exact gradient take the signs in the temporal guidance, which are flat, for
+            ``tanh(r / h)``, r in latent units; 0.01 is a value to try. An attack keeps the stronger of both. Default 0:
+            the gradient as it is.
         border: what the warp fetches from outside the frame counts as ``zeros`` (released), or not at all (``mask``).
 
     Raises:
@@ -73,6 +76,7 @@ class VideoPure(DiffusionPurifier):
     candidate: int | None = None
     guided_way: bool = False
     flow: FlowSource | None = "dis"
+    softness: float = 0.0
     border: Border = "zeros"
 
     def __post_init__(self) -> None:
@@ -87,7 +91,7 @@ class VideoPure(DiffusionPurifier):
                 raise unknown(f"{name} of videopure:", getattr(self, name), get_args(kind))
         if self.flow is not None and self.flow not in get_args(FlowSource):
             raise unknown("flow of videopure:", self.flow, ("none", *get_args(FlowSource)))
-        for name in ("temporal", "spatial", "strength"):
+        for name in ("temporal", "spatial", "strength", "softness"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"{name}= of videopure is finite and at least 0, got {getattr(self, name):g}.")
         highest = self.substeps or self.steps
@@ -134,7 +138,11 @@ class VideoPure(DiffusionPurifier):
     def _gradient(self, clean: Tensor, source: Tensor, warp: Warp | None) -> Tensor:
         """That of the weighted losses with respect to a predicted clip."""
         gradient = self.spatial * spatial_gradient(clean, source)
-        return gradient if warp is None else gradient + self.temporal * temporal_gradient(clean, warp, self.sides)
+        return (
+            gradient
+            if warp is None
+            else gradient + self.temporal * temporal_gradient(clean, warp, self.sides, self.softness)
+        )
 
     def _strengths(self, steps: Sequence[Step]) -> list[float]:
         """How far each step's gradient is followed."""

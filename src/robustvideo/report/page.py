@@ -27,6 +27,7 @@ from robustvideo.report import figures, tables, wording
 from robustvideo.report.clips import FPS, Preview, choose, load_preview
 from robustvideo.report.findings import Headline, cautions, difference_phrase, headline
 from robustvideo.report.series import Budget, Series, load_series
+from robustvideo.report.trust import trust_tables
 from robustvideo.storage import write_text
 
 CLIPS = 12
@@ -126,6 +127,7 @@ def render(series: Sequence[Series], folder: Path) -> str:
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             headline=summary,
+            trust=trust_tables(series),
             series=series,
             single=series[0] if len(series) == 1 else None,
             runs=[_run_facts(run, series, folder) for run in _runs(series)],
