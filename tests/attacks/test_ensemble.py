@@ -12,12 +12,14 @@ from toys import ConvNet, Linear, Watched, clips, problem_for, weights
 
 from robustvideo.attacks import IFGSM
 from robustvideo.attacks.attack import Problem
-from robustvideo.attacks.ensemble import Ensemble, Fusion, MeanLoss
 from robustvideo.attacks.gradients import Estimate, plain
+from robustvideo.attacks.mean_loss import MeanLoss
 from robustvideo.attacks.objectives import CrossEntropy, Margin, Objective
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError
 from robustvideo.model import Model, at_rest, wrap
+from robustvideo.models import load_model
+from robustvideo.models.ensemble import Ensemble, Fusion
 from robustvideo.threat import Linf
 
 FUSIONS: list[Fusion] = ["logits", "probabilities"]
@@ -192,3 +194,13 @@ def test_refusals() -> None:
             Ensemble(nets(2), weights=bad)
     with pytest.raises(InputError, match="3 and 2 classes"):
         Ensemble([nets(1)[0], Linear(weights())])(clips(2))
+
+
+def test_a_spec_of_several_models_is_their_ensemble() -> None:
+    clip = Clip(torch.rand(2, 3, 16, 48, 48, generator=torch.Generator().manual_seed(0)))
+    together = load_model("embedded:r3d + embedded:r3d_at")
+    apart = [load_model(name)(clip) for name in ("embedded:r3d", "embedded:r3d_at")]
+    assert isinstance(together, Ensemble)
+    torch.testing.assert_close(together(clip), sum(apart) / 2)
+    with pytest.raises(InputError, match="did you mean 'r3d'"):
+        load_model("embedded:r3d + embedded:r3")

@@ -12,7 +12,6 @@ from robustvideo.attacks.boundary import Boundary as Boundary
 from robustvideo.attacks.codec_expectation import CodecPGD as CodecPGD
 from robustvideo.attacks.deepsava import DeepSAVA as DeepSAVA
 from robustvideo.attacks.divergence import DivergencePGD as DivergencePGD
-from robustvideo.attacks.ensemble import Ensemble as Ensemble
 from robustvideo.attacks.experts import PGDE as PGDE
 from robustvideo.attacks.experts import TLAE as TLAE
 from robustvideo.attacks.fab import FABT as FABT
@@ -26,6 +25,7 @@ from robustvideo.attacks.joint import JTLA as JTLA
 from robustvideo.attacks.joint import JTLGA as JTLGA
 from robustvideo.attacks.masked import FrameBorder as FrameBorder
 from robustvideo.attacks.masked import MaskedPGD as MaskedPGD
+from robustvideo.attacks.mean_loss import MeanLoss as MeanLoss
 from robustvideo.attacks.mig import MIG as MIG
 from robustvideo.attacks.misalignment import MMA as MMA
 from robustvideo.attacks.momentum import MIFGSM as MIFGSM
@@ -46,6 +46,7 @@ from robustvideo.attacks.temporal_translation import TemporalTranslation as Temp
 from robustvideo.attacks.tla import TLAM as TLAM
 from robustvideo.attacks.tma import TMA as TMA
 from robustvideo.attacks.vote_margin import VotePGD as VotePGD
+from robustvideo.models.ensemble import Ensemble as Ensemble
 
 
 def load_attack(spec: str) -> Attack:

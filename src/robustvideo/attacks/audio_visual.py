@@ -16,7 +16,6 @@ from torch import Tensor
 
 from robustvideo.attacks.attack import Problem, check_classes
 from robustvideo.attacks.averaged import Averaged
-from robustvideo.attacks.ensemble import Ensemble
 from robustvideo.attacks.gradients import GradientEstimator, autocast, plain
 from robustvideo.attacks.input_transforms import Family, InputTransform, Where
 from robustvideo.attacks.momentum import MIFGSM
@@ -25,6 +24,7 @@ from robustvideo.clip import Clip
 from robustvideo.errors import InputError, unknown
 from robustvideo.model import Featurised, Model, is_out_of_memory, run
 from robustvideo.models.audio_visual import AudioVisualModel
+from robustvideo.models.ensemble import Ensemble
 from robustvideo.randomness import ClipRandom, seed_for
 from robustvideo.threat import AudioVisual, ThreatModel
 

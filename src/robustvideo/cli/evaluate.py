@@ -27,7 +27,8 @@ def evaluate(
         list[str] | None, typer.Option(help="Budget for attacks that name none, e.g. 8/255; repeat.")
     ] = None,
     transfer_from: Annotated[
-        list[str] | None, typer.Option(help="Craft on this model, test on the others; repeat for a matrix.")
+        list[str] | None,
+        typer.Option(help="Craft on this model (or several: A + B), test on the others; repeat for a matrix."),
     ] = None,
     codec: Annotated[
         list[str] | None, typer.Option(help="Classify again after re-encoding, e.g. h264:23 or mjpeg:5; repeat.")

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from robustvideo.attacks.attack import Attack
-from robustvideo.attacks.ensemble import Ensemble
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError
 from robustvideo.evaluation.crafting import clean_verdict, craft
 from robustvideo.evaluation.metrics import Interval, wilson
 from robustvideo.model import Model
+from robustvideo.models.ensemble import Ensemble
 
 Batches = Sequence[tuple[Clip, Tensor]]
 """Clean clips and (B,) labels, batch by batch; gone through more than once."""

@@ -15,11 +15,13 @@ from robustvideo.model import Model
 from robustvideo.models.alteration import load_alterations
 from robustvideo.models.catalog import SCHEMES, catalog, networks
 from robustvideo.models.checkpoint import load_state, read_labels, read_state
+from robustvideo.models.ensemble import Ensemble
 from robustvideo.models.trained import Options, part_of, read_origin
 from robustvideo.registry import construct, parameters
 from robustvideo.spec import Call, Source, parse_source, parse_value
 
 _NAMED = "network"
+_AND = " + "
 
 
 def load_model(
@@ -51,6 +53,9 @@ def load_model(
     and fills it with the file's. ``part=undefended`` takes the model behind a generator, ``part=branch0`` one branch
     of ``multi_bn``. A network of your own (``file:``) is code and only run with ``run_code=true``.
 
+    Several specs with `` + `` between them are an `robustvideo.models.ensemble.Ensemble`, the mean of their logits:
+    ``embedded:r3d + embedded:cnn_lstm``.
+
     Whatever a network or an alteration draws at random when it is built, it draws from ``seed``: the same spec is the
     same model.
 
@@ -64,6 +69,9 @@ def load_model(
         InputError: an unknown name or option, weights that cannot be had or do not fit, a factory that fails, or an
             alteration that does not suit the network.
     """
+    if _AND in spec:
+        each = [load_model(part, num_classes=num_classes, device=device, seed=seed) for part in spec.split(_AND)]
+        return Ensemble(each).eval()
     source = _parse(spec)
     with _random_state(seed):
         model = _load(source, num_classes, filled=True)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from robustvideo.attacks.attack import Problem
-from robustvideo.attacks.objectives import Objective
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError, unknown
 from robustvideo.model import Model
@@ -24,7 +21,8 @@ class Ensemble(Model):
     """A weighted mean of models over the same classes; itself a `Model`.
 
     Each member keeps its own preprocessing. An attack on it ascends its objective of the mean answer; to average
-    the members' own losses instead, ascend a `MeanLoss`.
+    the members' own losses instead, an attack ascends a `robustvideo.attacks.mean_loss.MeanLoss`. The spec
+    ``embedded:r3d + embedded:cnn_lstm`` is an ensemble of two.
 
     Args:
         models: the members, on one device.
@@ -103,47 +101,6 @@ class Ensemble(Model):
         if self.fusion == "logits":
             return (stacked * weights).sum(0)
         return (stacked.log_softmax(2) + weights.log()).logsumexp(0)
-
-
-@dataclass(frozen=True)
-class MeanLoss:
-    """The weighted mean of an objective over the members of an `Ensemble`, each asked alone.
-
-    The logits, from which a climb guesses its success, are the ensemble's.
-
-    Attributes:
-        objective: of one model.
-    """
-
-    objective: Objective
-
-    def reference(self, problem: Problem) -> Mapping[str, Tensor]:
-        """One entry per member and name: ``<member's number>/<name>``."""
-        return {
-            f"{number}/{name}": value
-            for number, model in enumerate(_ensemble(problem).models)
-            for name, value in self.objective.reference(replace(problem, gradient_model=model)).items()
-        }
-
-    def __call__(self, problem: Problem, adversarial: Clip) -> tuple[Tensor, Tensor]:
-        ensemble = _ensemble(problem)
-        total: Tensor | float = 0.0
-        answers = []
-        for number, (model, weight) in enumerate(zip(ensemble.models, ensemble.weights, strict=True)):
-            own = f"{number}/"
-            reference = {k.removeprefix(own): v for k, v in problem.reference.items() if k.startswith(own)}
-            alone = replace(problem, gradient_model=model, reference=reference)
-            value, logits = ensemble.call(self.objective, alone, adversarial)
-            total = total + weight * value
-            answers.append(logits)
-        assert isinstance(total, Tensor)
-        return total, ensemble.fuse(answers)
-
-
-def _ensemble(problem: Problem) -> Ensemble:
-    if not isinstance(problem.gradient_model, Ensemble):
-        raise InputError("The mean loss of an ensemble needs an ensemble to attack: give it several models.")
-    return problem.gradient_model
 
 
 def _common(values: Sequence[V]) -> V | None:
