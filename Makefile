@@ -3,6 +3,8 @@
 # make check  lint and types
 PYTHON ?= python3
 BIN := .venv/bin
+# one process per core, with one thread each: threads that wait for each other are slower than none
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical
 
 .PHONY: demo test test-all check clean
 
@@ -10,10 +12,10 @@ demo: .venv/installed
 	$(BIN)/robustvideo evaluate
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: .venv/installed-dev
 	$(BIN)/ruff check
