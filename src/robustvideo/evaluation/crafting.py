@@ -23,16 +23,17 @@ R = TypeVar("R")
 
 def craft(attack: Attack, model: Model, clip: Clip, labels: Tensor) -> AttackResult:
     """Attack a batch; where memory runs out, in halves."""
-    return _in_halves(lambda c, y: attack(model, c, y), clip, labels, _join_results)
+    return in_halves(lambda c, y: attack(model, c, y), clip, labels, _join_results)
 
 
 def clean_verdict(model: Model, clip: Clip, labels: Tensor) -> Verdict:
     """Classify a batch as it is; where memory runs out, in halves."""
     with at_rest(model):
-        return _in_halves(lambda c, y: judge(model, c, y), clip, labels, _join_verdicts)
+        return in_halves(lambda c, y: judge(model, c, y), clip, labels, _join_verdicts)
 
 
-def _in_halves(work: Callable[[Clip, Tensor], R], clip: Clip, labels: Tensor, join: Callable[[Sequence[R]], R]) -> R:
+def in_halves(work: Callable[[Clip, Tensor], R], clip: Clip, labels: Tensor, join: Callable[[Sequence[R]], R]) -> R:
+    """Work on a batch; where memory runs out, on its halves, whose results are joined."""
     try:
         return work(clip, labels)
     except (RuntimeError, MemoryError) as error:
@@ -43,7 +44,7 @@ def _in_halves(work: Callable[[Clip, Tensor], R], clip: Clip, labels: Tensor, jo
         torch.cuda.empty_cache()
     half = len(clip) // 2
     parts = [torch.arange(half, device=labels.device), torch.arange(half, len(clip), device=labels.device)]
-    return join([_in_halves(work, clip.select(part), labels[part], join) for part in parts])
+    return join([in_halves(work, clip.select(part), labels[part], join) for part in parts])
 
 
 @dataclass(frozen=True, eq=False)

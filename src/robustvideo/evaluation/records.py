@@ -5,6 +5,7 @@ A run directory is the database::
     run.json            the manifest (see `robustvideo.evaluation.run`)
     records/*.parquet   the rows described by `SCHEMA`
     clips/<key>/        saved videos: clean.mkv and one <attack key>.mkv per saved attack, lossless
+    trust.json          the trust checks of an examined run (see `robustvideo.evaluation.trust`)
     report.html         the page
 """
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustvideo.evaluation.trust import Check, load_checks
-from robustvideo.evaluation.trust.check import Grade
+from robustvideo.evaluation.trust.check import Grade, count
 from robustvideo.report.series import Series
 from robustvideo.report.wording import MINUS, NOTHING, THIN, number, percent
 
@@ -40,7 +40,7 @@ class TrustTable:
         series: which.
         lines: one per check.
         verdict: the worst grade among them: "pass", "warn" or "fail".
-        summary: how many pass, warn and fail, in words.
+        summary: how many pass, and how many warnings and failures there are, in words.
     """
 
     series: Series
@@ -67,12 +67,8 @@ def trust_tables(series: Sequence[Series]) -> list[TrustTable]:
 def _table(series: Series, checks: Sequence[Check]) -> TrustTable:
     grades = Counter(check.grade for check in checks)
     verdict = "fail" if grades["fail"] else "warn" if grades["warn"] else "pass"
-    words: dict[Grade, tuple[str, str]] = {
-        "pass": ("passes", "pass"),
-        "warn": ("warns", "warn"),
-        "fail": ("fails", "fail"),
-    }
-    said = [f"{grades[grade]} {one if grades[grade] == 1 else many}" for grade, (one, many) in words.items()]
+    nouns: dict[Grade, str] = {"warn": "warning", "fail": "failure"}
+    said = [f"{grades['pass']} pass", *(count(grades[grade], noun) for grade, noun in nouns.items() if grades[grade])]
     lines = tuple(
         TrustLine(check, SYMBOLS[check.grade], _number(check.number, check.unit), _threshold(check)) for check in checks
     )

@@ -18,7 +18,7 @@ FILE = "trust.json"
 """Where a run directory keeps its checks."""
 
 LADDER = "Attack ladder"
-CURVE = "Budget curve to 0 %"
+CURVE = "Budget curve to zero"
 CONVERGENCE = "Convergence"
 BLACK_BOX = "Black box below white box"
 GRADIENTS = "Zero gradients and saturation"

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from robustvideo.attacks.attack import AttackResult
 from robustvideo.attacks.objectives import Margin
-from robustvideo.evaluation.metrics import wilson
-from robustvideo.evaluation.resubmission import compared, submissions
+from robustvideo.evaluation.resubmission import compared, mean_correct
 from robustvideo.evaluation.trust.check import (
     ABLATION,
     RANDOMNESS,
@@ -23,7 +22,7 @@ from robustvideo.evaluation.trust.check import (
 )
 from robustvideo.evaluation.trust.from_records import DOUBTFUL, TOLERANCE
 from robustvideo.evaluation.trust.subject import Subject
-from robustvideo.model import Routed, at_rest, classify, route
+from robustvideo.model import Routed, at_rest, route
 from robustvideo.purification import Defended, Purifier
 
 DRAWS = 8
@@ -37,23 +36,24 @@ def randomness(subject: Subject, base: AttackResult) -> Check:
     """A model that draws is attacked in expectation over its draws, and gives one clip one verdict.
 
     A model whose answer to the same clip changes has no robust accuracy to speak of: a failure. One that draws from
-    the clip's name is attacked again with gradients averaged over 8 draws; the number is the share of clips that only
-    this finds. Beside it stand the share right in all of 8 submissions, attacked and clean, and how two independent
-    gradients agree, alone and averaged over 8 (which tells how many an expectation needs).
+    the clip's name is attacked again with gradients averaged over 8 draws, and the clips are submitted 8 times; the
+    number is by how much the attack's own verdicts are more favourable than the probability that such a submission is
+    right. (It is negative for an attack without ``eot``, which knows the draws of its verdict.) Beside it stand the
+    share right in all of 8 submissions, attacked and clean, and how two independent gradients agree, alone and averaged
+    over 8, which tells how many an expectation needs: where averaging helps much, an attack without it is a warning.
 
     Args:
         subject: what is examined.
         base: what its attack found.
     """
-    model, clip = subject.model, subject.clip
-    with at_rest(model):
-        twice = classify(model, clip), classify(model, clip)
-    clean = submissions(model, clip, DRAWS).cpu()
-    steady = _same(*twice)
+    first, second = subject.twice().unbind(1)
+    clean = subject.submissions(subject.clip, DRAWS)
+    steady = _same(first, second)
     if steady and _same(clean, clean[:, :1].expand_as(clean)):
         meaning = "The same clip gets the same answer every time, under every name."
         return Check(RANDOMNESS, "pass", 0.0, TOLERANCE, meaning, unit="%")
-    again = compared(clean, submissions(model, base.clip, DRAWS).cpu(), subject.labels.cpu())
+    labels = subject.labels.cpu()
+    again = compared(clean, subject.submissions(base.clip, DRAWS), labels)
     worst = (
         f"Right in all of {DRAWS} submissions: {again.adversarial.worst.estimate:.0%} of attacked clips, "
         f"{again.clean.worst.estimate:.0%} of clean ones."
@@ -64,16 +64,17 @@ def randomness(subject: Subject, base: AttackResult) -> Check:
             "Draw from the clip's name and a seed (robustvideo.randomness), attack in expectation over the draws "
             "(eot=), and quote the accuracy over several submissions beside the clean one."
         )
-        share = float((twice[0] - twice[1]).abs().amax(1).gt(0).double().mean())
+        share = float((first - second).abs().amax(1).gt(0).double().mean())
         return Check(RANDOMNESS, "fail", share, 0.0, meaning, advice, "%")
-    averaged = replace(subject.attack, eot=DRAWS)
-    standing = (~base.success).nonzero()[:, 0]
-    gained = int(subject.select(standing).run(averaged).success.sum()) if len(standing) else 0
-    share = gained / len(subject)
+    averaged = subject.run(replace(subject.attack, eot=DRAWS))
+    expected = float(mean_correct(subject.submissions(averaged.clip, DRAWS), labels).mean())
+    quoted = float((~base.success).double().mean())
+    share = quoted - min(expected, again.adversarial.mean.estimate)
     one, many = (_agreement(subject, copies) for copies in (1, DRAWS))
     meaning = (
-        f"The model draws. {gained} of {count(len(subject), 'clip')} fall only to gradients averaged over {DRAWS} "
-        f"draws; two gradients have a cosine of {one:.2f} alone and {many:.2f} averaged. {worst}"
+        f"The model draws. The attack's verdicts leave {quoted:.0%} of {count(len(subject), 'clip')}; submitted anew "
+        f"after gradients averaged over {DRAWS} draws, {expected:.0%} are right. Two gradients have a cosine of "
+        f"{one:.2f} alone and {many:.2f} averaged. {worst}"
     )
     grade = at_most(share, TOLERANCE, DOUBTFUL)
     if grade == "pass" and subject.attack.eot == 1 and many - one > 0.1:
@@ -149,13 +150,15 @@ def _other_way(purifier: Purifier) -> Purifier | None:
 @torch.no_grad()
 def _stand_in_error(subject: Subject, model: Defended) -> float:
     """Root mean square distance, in grey levels, of the purified clips from the stand-in's (or the clips as such)."""
-    with at_rest(model):
-        purified = model.purified(subject.clip)
-        stand_ins = (subject.clip,) if model.surrogate is None else model.surrogate.purified(subject.clip)
-    errors = [
-        (vote.video - stand_ins[i * len(stand_ins) // len(purified)].video).double().square().mean()
-        for i, vote in enumerate(purified)
-    ]
+    errors = []
+    for row in range(len(subject)):
+        clip = subject.clip.select([row])
+        with at_rest(model):
+            purified = model.purified(clip)
+            stand_ins = (clip,) if model.surrogate is None else model.surrogate.purified(clip)
+        for i, vote in enumerate(purified):
+            missed = vote.video - stand_ins[i * len(stand_ins) // len(purified)].video
+            errors.append(missed.double().square().mean())
     return float(255 * torch.stack(errors).mean().sqrt())
 
 
@@ -200,7 +203,7 @@ def ablation(subject: Subject, base: AttackResult) -> Check:
     model = subject.model
     if not isinstance(model, Defended):
         return not_applicable(ABLATION, "There is no defence in front of the model.")
-    with_it = wilson(float((~base.success).sum()), len(subject)).estimate
+    with_it = float((~base.success).double().mean())
     bare = subject.run(model=model.undefended)
     without = float((~bare.success).double().mean())
     gain = with_it - without

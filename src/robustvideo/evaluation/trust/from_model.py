@@ -114,8 +114,8 @@ def finite_differences(subject: Subject) -> Check:
         "The gradient is not the model's: look for detached parts, rounding, or draws that change between two passes, "
         "and differentiate through them."
     )
-    grade = at_least(agreement, 0.9, 0.6)
-    return Check(DIFFERENCES, grade, agreement, 0.9, meaning, "" if grade == "pass" else advice, bound="at least")
+    grade = at_least(agreement, 0.95, 0.8)
+    return Check(DIFFERENCES, grade, agreement, 0.95, meaning, "" if grade == "pass" else advice, bound="at least")
 
 
 def _cosine(first: Tensor, second: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
-from robustvideo.evaluation.metrics import is_recognised, needed_attack, norm_of, success_after_codecs
+from robustvideo.evaluation.metrics import is_recognised, needed_attack, success_after_codecs
 from robustvideo.evaluation.records import CLEAN, Record
 from robustvideo.evaluation.run import Manifest
 from robustvideo.evaluation.trust.check import (
@@ -25,7 +25,7 @@ from robustvideo.evaluation.trust.check import (
     count,
     not_applicable,
 )
-from robustvideo.spec import parse_call
+from robustvideo.spec import Call, format_call, parse_call
 
 GRADIENT_FREE = frozenset({"noise", "square", "nes", "simba", "boundary"})
 """Attacks that take no gradient of the model."""
@@ -57,7 +57,7 @@ def ladder(records: Sequence[Record]) -> Check:
     A gradient attack that breaks nothing that noise does not break at the largest budget is a warning.
     """
     worst, where, idle = -math.inf, "", ""
-    for (norm, eps), rows in _by_budget(r for r in records if not r.surrogate).items():
+    for (threat, eps), rows in _by_budget(r for r in records if not r.surrogate).items():
         rungs = [
             ("random noise", _standing(rows, lambda r: kind_of(r) == "noise")),
             ("one gradient step", _standing(rows, lambda r: kind_of(r) == "fgsm")),
@@ -68,7 +68,7 @@ def ladder(records: Sequence[Record]) -> Check:
             before, after, clips = _shared(first, second)
             if clips and after - before > worst:
                 worst = after - before
-                where = f"At {norm} {_size(eps)}, {weak} leaves {before:.0%} of {clips} clips, {strong} {after:.0%}."
+                where = f"At {_budget(threat, eps)}, {weak} leaves {before:.0%} of {clips} clips, {strong} {after:.0%}."
         if len(present) > 1 and present[0][0] == "random noise":
             before, after, _ = _shared(present[0][1], present[-1][1])
             idle = where if after == before > 0 else ""  # budgets rise: the last word is the largest budget's
@@ -92,16 +92,18 @@ def budget_curve(records: Sequence[Record]) -> Check:
     budgets = _by_budget(r for r in records if not r.surrogate and kind_of(r) != "noise")
     if not budgets:
         return not_applicable(CURVE, "No attack on the model itself was run.")
-    norms = [norm for norm, _ in budgets]
-    norm = "linf" if "linf" in norms else max(norms, key=norms.count)
-    cells = [(eps, _standing(rows, lambda _: True)) for (own, eps), rows in budgets.items() if own == norm]
+    threats = [threat for threat, _ in budgets]
+    threat = "linf" if "linf" in threats else max(threats, key=threats.count)
+    cells = [(eps, _standing(rows, lambda _: True)) for (own, eps), rows in budgets.items() if own == threat]
     fallen = {clip for _, cell in cells for clip, stands in cell.items() if not stands}
     eps, last = cells[-1]
     left = sum(clip not in fallen for clip in last) / len(last)
     rises = [b - a for (_, x), (_, y) in pairwise(cells) for a, b, clips in [_shared(x, y)] if clips]
     rise = max(rises, default=0.0)
     grade = at_most(left, TOLERANCE, 0.1)
-    meaning = f"At the largest budget tried, {norm} {_size(eps)}, {left:.0%} of {count(len(last), 'clip')} still stand."
+    meaning = (
+        f"At the largest budget tried, {_budget(threat, eps)}, {left:.0%} of {count(len(last), 'clip')} still stand."
+    )
     if rise > DOUBTFUL:
         grade = "fail" if grade == "fail" else "warn"
         meaning += f" Between two budgets, {rise:.0%} more clips stood at the larger one."
@@ -119,7 +121,7 @@ def black_box(records: Sequence[Record]) -> Check:
     attacks, noise, clips crafted on another model) and stand against every attack with it, at the worst budget.
     """
     worst, meaning = -1.0, ""
-    for (norm, eps), rows in _by_budget(records).items():
+    for (threat, eps), rows in _by_budget(records).items():
         blind, seeing = _standing(rows, lambda r: not is_white_box(r)), _standing(rows, is_white_box)
         met = [clip for clip in blind if clip in seeing]
         if not met:
@@ -129,8 +131,8 @@ def black_box(records: Sequence[Record]) -> Check:
             worst = only / len(met)
             names = ", ".join(dict.fromkeys(r.surrogate or kind_of(r) for r in rows if not is_white_box(r)))
             meaning = (
-                f"At {norm} {_size(eps)}, {only} of {count(len(met), 'clip')} fall only without the model's gradient "
-                f"({names})."
+                f"At {_budget(threat, eps)}, {only} of {count(len(met), 'clip')} fall only without the model's "
+                f"gradient ({names})."
             )
     if worst < 0:
         return not_applicable(BLACK_BOX, "No attack without gradients and attack with them met the same clips.")
@@ -198,12 +200,18 @@ def provenance(records: Sequence[Record], manifest: Manifest | None) -> Check:
 
 
 def _by_budget(records: Iterable[Record]) -> dict[tuple[str, float], list[Record]]:
-    """The attacked clips by norm and budget; norms in order, budgets rise."""
+    """The attacked clips by threat model and budget; threat models in order, budgets rise."""
     groups: dict[tuple[str, float], list[Record]] = {}
     for record in records:
         if record.attack != CLEAN and needed_attack(record):
-            groups.setdefault((norm_of(record), record.eps), []).append(record)
+            groups.setdefault((_threat(record), record.eps), []).append(record)
     return {key: groups[key] for key in sorted(groups)}
+
+
+def _threat(record: Record) -> str:
+    """The threat model without its budget: "linf" is every pixel, "linf(support=...)" some of them."""
+    call = parse_call(record.threat or "linf")
+    return format_call(Call(call.name, {key: value for key, value in call.arguments.items() if key != "eps"}))
 
 
 def _standing(rows: Iterable[Record], member: Callable[[Record], bool]) -> Cell:
@@ -223,6 +231,8 @@ def _shared(first: Cell, second: Cell) -> tuple[float, float, int]:
     return sum(first[c] for c in both) / len(both), sum(second[c] for c in both) / len(both), len(both)
 
 
-def _size(eps: float) -> str:
+def _budget(threat: str, eps: float) -> str:
+    """A budget in words: "L∞ 8/255"."""
     levels = eps * 255
-    return f"{round(levels)}/255" if eps <= 1 and abs(levels - round(levels)) < 1e-6 else f"{eps:.3g}"
+    size = f"{round(levels)}/255" if eps <= 1 and abs(levels - round(levels)) < 1e-6 else f"{eps:.3g}"
+    return f"{'L∞' if threat == 'linf' else threat} {size}"

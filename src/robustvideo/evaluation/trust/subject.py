@@ -16,11 +16,12 @@ from robustvideo.attacks.gradients import autocast
 from robustvideo.attacks.objectives import CrossEntropy, Margin, Objective
 from robustvideo.clip import Clip, concatenate
 from robustvideo.data.dataset import UnusableClip, VideoDataset
-from robustvideo.evaluation.crafting import clean_verdict, craft
+from robustvideo.evaluation.crafting import clean_verdict, craft, in_halves
 from robustvideo.evaluation.metrics import is_recognised, needed_attack
 from robustvideo.evaluation.records import Record
+from robustvideo.evaluation.resubmission import submissions
 from robustvideo.evaluation.rows import attacked, under, undisturbed
-from robustvideo.model import Model, at_rest, device_of, uniform_indices
+from robustvideo.model import Model, at_rest, classify, device_of, uniform_indices
 from robustvideo.randomness import ClipRandom, seed_for
 from robustvideo.threat import Linf, with_budget
 
@@ -93,26 +94,52 @@ class Subject:
 
         Zero where the model cuts the graph. Default objective: the cross-entropy.
         """
-        with at_rest(self.model), torch.inference_mode(False), torch.enable_grad(), autocast(self.problem):
-            video = clip.video.detach().clone().requires_grad_()
-            value, _ = (objective or CrossEntropy())(self.problem, clip.with_signal("video", video))
-            if not value.requires_grad:
-                return torch.zeros_like(video)
-            (found,) = torch.autograd.grad(value.sum(), [video], allow_unused=True, materialize_grads=True)
-            return found
+        own = objective or CrossEntropy()
+
+        def work(clip: Clip, labels: Tensor) -> Tensor:
+            with at_rest(self.model), torch.inference_mode(False), torch.enable_grad(), autocast(self.problem):
+                video = clip.video.detach().clone().requires_grad_()
+                value, _ = own(replace(self.problem, labels=labels), clip.with_signal("video", video))
+                if not value.requires_grad:
+                    return torch.zeros_like(video)
+                (found,) = torch.autograd.grad(value.sum(), [video], allow_unused=True, materialize_grads=True)
+                return found
+
+        return in_halves(work, clip, self.labels, _joined)
 
     @torch.no_grad()
     def margin(self, clip: Clip) -> Tensor:
         """(B,) in fp64: the margin that the model under test has on clips (the mean over its votes)."""
-        with at_rest(self.model):
-            verdicts = replace(self.problem, gradient_model=self.model)
-            return Margin()(verdicts, clip)[0].double()
+        verdicts = replace(self.problem, gradient_model=self.model)
+
+        def work(clip: Clip, labels: Tensor) -> Tensor:
+            with at_rest(self.model):
+                return Margin()(replace(verdicts, labels=labels), clip)[0].double()
+
+        return in_halves(work, clip, self.labels, _joined)
+
+    def twice(self) -> Tensor:
+        """Logits (B, 2, K) of two passes over the same clips under the same names, one after the other."""
+
+        def work(clip: Clip, _: Tensor) -> Tensor:
+            with at_rest(self.model):  # one for both: it gives the global random state back when it ends
+                return torch.stack([classify(self.model, clip) for _ in range(2)], dim=1)
+
+        return in_halves(work, self.clip, self.labels, _joined)
+
+    def submissions(self, clip: Clip, draws: int) -> Tensor:
+        """Logits (B, draws, K) of clips submitted several times, on the CPU."""
+        return in_halves(lambda c, _: submissions(self.model, c, draws).cpu(), clip, self.labels, _joined)
 
     @cached_property
     def problem(self) -> Problem:
         """What the attack poses, with the model that it takes gradients of."""
         with at_rest(self.model):
             return self.attack.problem(self.model, self.clip.detach(), self.labels)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parts))
 
 
 def find_subject(
@@ -152,7 +179,7 @@ def find_subject(
 
 def reference_attack(attacks: Sequence[Attack], records: Sequence[Record], seed: int) -> GradientAttack:
     """The attack whose gradient is examined; see `find_subject`."""
-    pixelwise = [a for a in attacks if isinstance(a.threat, Linf) and a.threat.modality == "video"]
+    pixelwise = [a for a in attacks if isinstance(a.threat, Linf) and a.threat == Linf(a.threat.eps)]
     budgets = [a.threat.parts[0].eps for a in pixelwise]
     usual = [eps for eps in budgets if eps <= USUAL_BUDGET * (1 + 1e-6)]
     eps = max(usual) if usual else min(budgets, default=USUAL_BUDGET)
@@ -160,6 +187,7 @@ def reference_attack(attacks: Sequence[Attack], records: Sequence[Record], seed:
         a
         for a in pixelwise
         if isinstance(a, GradientAttack) and a.steps > 1 and not a.targeted and a.threat.parts[0].eps == eps
+        if type(a).restrict is Attack.restrict  # one that may change a few frames proves little when it fails
     ]
 
     def left(attack: GradientAttack) -> int:
