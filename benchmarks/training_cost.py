@@ -4,8 +4,8 @@
 
 The methods train the embedded r3d in turn, A B C A B C, one epoch each; the table shows the fastest of the repeats,
 because whatever else the machine does can only slow one down. (OUD, whose block works at eight times the map's side,
-is left out: it takes two hundred times as long as standard training here.) Time is that of the updates, attacks included, without
-validation.
+is left out: it takes two hundred times as long as standard training here.) Time is that of the updates, attacks
+included, without validation.
 """
 
 from __future__ import annotations
