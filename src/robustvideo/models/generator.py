@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +17,7 @@ from robustvideo.clip import Clip
 from robustvideo.errors import InputError
 from robustvideo.model import Model
 from robustvideo.models.alteration import Alteration, alterations
+from robustvideo.models.front import Front
 
 _SLOPE = 0.2  # of the leaky ReLUs; published for the discriminator, ours for the generator
 
@@ -77,7 +77,7 @@ class Discriminator(nn.Module):
         return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
-class BehindGenerator(Model):
+class BehindGenerator(Front):
     """A model that sees what a generator makes of a video; it is `robustvideo.model.Purified`.
 
     The generator works on the stored video, before the model's own resizing and normalisation, and gradients pass
@@ -88,27 +88,12 @@ class BehindGenerator(Model):
         undefended: the model behind it.
     """
 
-    gradient_mode: ClassVar[str] = "exact"
-
     def __init__(self, generator: Generator, undefended: Model):
-        super().__init__()
+        super().__init__(undefended)
         self.generator = generator
-        self.undefended = undefended
-        self.labels, self.sample_rate = undefended.labels, undefended.sample_rate
-        self.frames, self.size = undefended.frames, undefended.size
-
-    def forward(self, clip: Clip) -> Tensor:
-        logits: Tensor = self.undefended(self.purify(clip))
-        return logits
 
     def purify(self, clip: Clip) -> Clip:
-        """What the undefended model gets to see."""
         return replace(clip, video=self.generator(clip.video))
-
-    @property
-    def separate(self) -> dict[str, Model]:
-        """The model without its front, for gray-box evaluation, by its name in specs."""
-        return {"undefended": self.undefended}
 
 
 @alterations.register("ape_gan")

@@ -20,6 +20,7 @@ from robustvideo.clip import Clip
 from robustvideo.errors import InputError
 from robustvideo.model import Model
 from robustvideo.models.alteration import Alteration, alterations
+from robustvideo.models.front import Front
 from robustvideo.models.noise_schedule import NoiseSchedule
 from robustvideo.randomness import ClipRandom, seed_for
 
@@ -83,7 +84,7 @@ class VideoDenoiser(nn.Module):
         return _framewise(F.pixel_shuffle, self.leave(x))
 
 
-class BehindDenoiser(Model):
+class BehindDenoiser(Front):
     """A model that sees what one pass of a denoiser makes of a noised video; it is `robustvideo.model.Purified`.
 
     The video is diffused to one timestep, with noise that is the clip's own (a function of its id), and the clean video
@@ -97,23 +98,13 @@ class BehindDenoiser(Model):
         timestep: how noisy the video is made.
     """
 
-    gradient_mode: ClassVar[str] = "exact"
-
     def __init__(self, denoiser: VideoDenoiser, undefended: Model, timestep: int):
-        super().__init__()
+        super().__init__(undefended)
         self.denoiser = denoiser
-        self.undefended = undefended
         self.timestep = timestep
         self.level = NoiseSchedule().levels()[timestep]
-        self.labels, self.sample_rate = undefended.labels, undefended.sample_rate
-        self.frames, self.size = undefended.frames, undefended.size
-
-    def forward(self, clip: Clip) -> Tensor:
-        logits: Tensor = self.undefended(self.purify(clip))
-        return logits
 
     def purify(self, clip: Clip) -> Clip:
-        """What the undefended model gets to see."""
         clean = 2 * clip.video - 1
         noise = ClipRandom([seed_for("denoiser", name) for name in clip.ids]).normal(clean)
         signal, share = math.sqrt(self.level), math.sqrt(1 - self.level)
@@ -124,11 +115,6 @@ class BehindDenoiser(Model):
         predicted = self.denoiser(padded.to(weight.dtype), timesteps)[..., :height, :width].to(state.dtype)
         video = (state - share * predicted) / signal
         return replace(clip, video=(video / 2 + 0.5).clamp(0, 1))
-
-    @property
-    def separate(self) -> dict[str, Model]:
-        """The model without its front, for gray-box evaluation, by its name in specs."""
-        return {"undefended": self.undefended}
 
 
 @alterations.register("video_diffusion")

@@ -78,6 +78,12 @@ def check_quality(quality: float, name: str) -> None:
         raise InputError(f"A quality of {name} is from 1 (worst) to 100, got {quality:g}.")
 
 
+def check_channels(video: Tensor) -> None:
+    """Raise `InputError` unless frames of (B, C, T, H, W) can be JPEGs."""
+    if video.shape[1] not in (1, 3):
+        raise InputError(f"Only frames of 1 or 3 channels can be JPEGs, got {video.shape[1]} channels.")
+
+
 def smoothly_compressed(video: Tensor, qualities: Tensor, subsampled: bool = True) -> Tensor:
     """What JPEG with a smooth rounding leaves of every frame.
 
@@ -89,8 +95,7 @@ def smoothly_compressed(video: Tensor, qualities: Tensor, subsampled: bool = Tru
     Raises:
         InputError: a number of channels that no JPEG has.
     """
-    if video.shape[1] not in (1, 3):
-        raise InputError(f"Only frames of 1 or 3 channels can be JPEGs, got {video.shape[1]} channels.")
+    check_channels(video)
     batch, _, frames = video.shape[:3]
     luma_table, chroma_table = (_tables(base, qualities.flatten(), video) for base in (_LUMA, _CHROMA))
     with torch.autocast(video.device.type, enabled=False):  # the cosine transform is a matrix product

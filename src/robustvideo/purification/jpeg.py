@@ -13,8 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from robustvideo.clip import Clip
-from robustvideo.errors import InputError
-from robustvideo.purification.differentiable_jpeg import DifferentiableJPEG, check_quality
+from robustvideo.purification.differentiable_jpeg import DifferentiableJPEG, check_channels, check_quality
 from robustvideo.purification.purifier import Purifier, defenses
 from robustvideo.randomness import ClipRandom
 from robustvideo.threat import GRID
@@ -84,8 +83,7 @@ def compressed(video: Tensor, qualities: Tensor, subsampled: bool = True) -> Ten
     Raises:
         InputError: a number of channels that no JPEG has.
     """
-    if video.shape[1] not in (1, 3):
-        raise InputError(f"Only frames of 1 or 3 channels can be JPEGs, got {video.shape[1]} channels.")
+    check_channels(video)
     levels = (video.detach() * GRID["video"]).round().to("cpu", torch.uint8)
     frames = levels.permute(0, 2, 3, 4, 1).flatten(0, 1).numpy()
     coded = [_coded(frame, int(q), subsampled) for frame, q in zip(frames, qualities.flatten(), strict=True)]

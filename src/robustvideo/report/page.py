@@ -117,38 +117,52 @@ def render(series: Sequence[Series], folder: Path) -> str:
         folder: where the page will lie; links to the raw data are relative to it.
     """
     summary = headline(series)
-    script = asset("report.js")
+    return fill(
+        "report.html.j2",
+        title=_title(series),
+        headline=summary,
+        trust=trust_tables(series),
+        series=series,
+        single=series[0] if len(series) == 1 else None,
+        runs=[_run_facts(run, series, folder) for run in _runs(series)],
+        overviews=tables.overviews(series, summary.budget),
+        comparison=tables.comparison(series),
+        transfers=tables.transfers(series, summary.budget),
+        curves=figures.budget_charts(series),
+        details=[_details(one, summary) for one in series],
+        cautions=cautions(series),
+        clips=_shown_clips(series, summary.budget),
+        saved=sum(1 for s in series for r in s.records if r.clip_file and r.status == "ok"),
+        fps=FPS,
+    )
+
+
+def fill(template: str, *, title: str, **values: Any) -> str:
+    """A whole page from a template that extends ``shell.html.j2``.
+
+    Args:
+        template: its file name.
+        title: of the page.
+        values: what else the template names.
+    """
+    script = _asset("report.js")
     return (
-        template_environment()
-        .get_template("report.html.j2")
+        _environment()
+        .get_template(template)
         .render(
-            title=_title(series),
-            style=Markup(asset("style.css")),
+            title=title,
+            style=Markup(_asset("style.css")),
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            headline=summary,
-            trust=trust_tables(series),
-            series=series,
-            single=series[0] if len(series) == 1 else None,
-            runs=[_run_facts(run, series, folder) for run in _runs(series)],
-            overviews=tables.overviews(series, summary.budget),
-            comparison=tables.comparison(series),
-            transfers=tables.transfers(series, summary.budget),
-            curves=figures.budget_charts(series),
-            details=[_details(one, summary) for one in series],
-            cautions=cautions(series),
-            clips=_shown_clips(series, summary.budget),
-            saved=sum(1 for s in series for r in s.records if r.clip_file and r.status == "ok"),
-            fps=FPS,
             version=__version__,
+            **values,
         )
     )
 
 
-def template_environment() -> Environment:
-    """Jinja with the templates of this package and the filters that they use."""
+def _environment() -> Environment:
     environment = Environment(
-        loader=FunctionLoader(asset),
+        loader=FunctionLoader(_asset),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -170,8 +184,7 @@ def template_environment() -> Environment:
     return environment
 
 
-def asset(name: str) -> str:
-    """The text of a file beside the templates."""
+def _asset(name: str) -> str:
     return (files("robustvideo.report") / "templates" / name).read_text(encoding="utf-8")
 
 

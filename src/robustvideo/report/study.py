@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from markupsafe import Markup
-
-from robustvideo import __version__
 from robustvideo.evaluation.metrics import Interval
 from robustvideo.evaluation.run import environment, now
-from robustvideo.report.page import asset, template_environment
+from robustvideo.report.page import fill
 from robustvideo.reproduction.reproduce import Outcome
 from robustvideo.reproduction.study import Study
 from robustvideo.storage import write_text
@@ -47,25 +42,18 @@ def build_study_page(study: Study, scale: str, outcome: Outcome, out: Path) -> P
         outcome: what was measured.
         out: the file.
     """
-    script = asset("report.js")
-    write_text(
-        out,
-        template_environment()
-        .get_template("study.html.j2")
-        .render(
-            study=study,
-            scale=scale,
-            lines=_lines(study, outcome),
-            claims=outcome.claims,
-            clips=max((row.clips for row in outcome.rows.values()), default=0),
-            date=now(),
-            environment=environment(),
-            style=Markup(asset("style.css")),
-            script=Markup(script),
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            version=__version__,
-        ),
+    page = fill(
+        "study.html.j2",
+        title=study.title,
+        study=study,
+        scale=scale,
+        lines=_lines(study, outcome),
+        claims=outcome.claims,
+        clips=max((row.clips for row in outcome.rows.values()), default=0),
+        date=now(),
+        environment=environment(),
     )
+    write_text(out, page)
     return out
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -11,14 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
-from robustvideo import __version__
 from robustvideo.errors import InputError
 from robustvideo.evaluation.metrics import Interval, wilson
 from robustvideo.report import wording
 from robustvideo.report.figures import STYLES, Chart, Line, Mark, Tick, polyline
-from robustvideo.report.page import asset, template_environment
+from robustvideo.report.page import fill
 from robustvideo.storage import write_text
 
 _SHARES = {
@@ -81,20 +76,16 @@ def build_training_page(path: Path, out: Path | None = None) -> Path:
         InputError: see `read_training`.
     """
     run = read_training(path)
-    script = asset("report.js")
     out = path / "report.html" if out is None else out
-    page = template_environment().get_template("training.html.j2")
-    text = page.render(
+    page = fill(
+        "training.html.j2",
+        title=str(run.recipe["title"]),
         run=run,
         charts=charts(run.epochs),
         seconds=sum(epoch.get("seconds", 0.0) for epoch in run.epochs),
         recipe=json.dumps(run.recipe, indent=2),
-        style=Markup(asset("style.css")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        version=__version__,
     )
-    write_text(out, text)
+    write_text(out, page)
     return out
 
 
@@ -106,7 +97,7 @@ def charts(epochs: Sequence[Mapping[str, float]]) -> list[Chart]:
     shares = {label: series[name] for name, label in _SHARES.items() if name in series}
     found = [_chart("Accuracy", "share of clips", shares, (0.0, 1.0), percent=True)]
     gaps = {
-        f"{kind}": _gap(series[trained], series[validated])
+        kind: _gap(series[trained], series[validated])
         for kind, trained, validated in (
             ("undisturbed", "accuracy", "val_accuracy"),
             ("under attack", "robust_accuracy", "val_robust_accuracy"),

@@ -19,7 +19,6 @@ from robustvideo.purification import load_defense
 from robustvideo.reproduction.outcomes import Recognised, compared, recognised, share
 from robustvideo.reproduction.study import Claim, Column, Row, Study, merged
 from robustvideo.storage import slug, write_text
-from robustvideo.training.checkpoint import Folder
 from robustvideo.training.recipe import make_recipe
 from robustvideo.training.trainer import train
 
@@ -128,7 +127,7 @@ def _trained(
     content = merged({"title": f"{study.title}: {row.name}", **study.base}, row.recipe)
     content["model"] = filled(str(content.get("model", "")), weights)
     outcome = train(make_recipe(content, f"row {key}"), folder, quiet=quiet)
-    lines = [json.loads(line) for line in (Folder(folder).path / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return outcome.weights, sum(line["seconds"] for line in lines), len(lines)
 
 
