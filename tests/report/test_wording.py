@@ -5,7 +5,19 @@ import math
 import pytest
 
 from robustvideo.evaluation.metrics import wilson
-from robustvideo.report.wording import THIN, bounds, budget, changes, day, duration, listed, magnitude, number, percent
+from robustvideo.report.wording import (
+    THIN,
+    bounds,
+    budget,
+    changes,
+    day,
+    duration,
+    figure,
+    listed,
+    magnitude,
+    number,
+    percent,
+)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +49,7 @@ def test_budgets_have_their_own_unit(eps: float, norm: str, text: str) -> None:
 def test_numbers_are_readable() -> None:
     assert number(-12345.678) == f"−12{THIN}345.7"  # noqa: RUF001
     assert magnitude(11_200_000) == f"11.2{THIN}M"
+    assert [figure(v) for v in (0.01234, 5.678, 0, 1234.5)] == ["0.0123", "5.68", "0", f"1{THIN}234"]
     assert [duration(s) for s in (0.414, 42, 600, 9000)] == [
         f"0.41{THIN}s",
         f"42{THIN}s",

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import MISSING, fields
+from typing import Any
 
 import numpy as np
 import pytest
 
-from robustvideo.evaluation.metrics import wilson
-from robustvideo.reproduction.outcomes import compared, share
+from robustvideo.evaluation.metrics import Interval, wilson
+from robustvideo.evaluation.records import CLEAN, Record
+from robustvideo.reproduction.outcomes import MEASURES, cell, compared, measured
+
+ACCURACY, SECONDS = MEASURES["accuracy"], MEASURES["seconds"]
 
 
 def column(*values: float) -> dict[str, float]:
@@ -16,23 +21,23 @@ def column(*values: float) -> dict[str, float]:
 
 
 def test_a_cell_is_the_mean_over_clips() -> None:
-    assert share(column(1, 0.5, 0, 1)) == wilson(2.5, 4)
+    assert cell(column(1, 0.5, 0, 1), ACCURACY) == wilson(2.5, 4)
 
 
 def test_a_difference_is_paired_and_averaged_over_columns() -> None:
     better, worse = [column(1, 1, 0), column(1, 0, 0)], [column(0, 1, 0), column(0, 0, 0)]
-    assert compared(better, worse).estimate == pytest.approx(1 / 3)
-    assert compared(better, worse).estimate == -compared(worse, better).estimate
+    assert compared(better, worse, ACCURACY).estimate == pytest.approx(1 / 3)
+    assert compared(better, worse, ACCURACY).estimate == -compared(worse, better, ACCURACY).estimate
 
 
 def test_clips_that_all_agree_do_not_claim_certainty() -> None:
-    same = compared([column(1, 1, 1, 1)], [column(1, 1, 1, 1)])
+    same = compared([column(1, 1, 1, 1)], [column(1, 1, 1, 1)], ACCURACY)
     assert (same.low, same.estimate, same.high) == (-0.25, 0, 0.25)
 
 
 def test_only_clips_that_both_have_count() -> None:
-    assert compared([{"a": 1, "b": 0}], [{"a": 0, "c": 1}]).estimate == 1
-    assert math.isnan(compared([{"a": 1}], [{"b": 1}]).estimate)
+    assert compared([{"a": 1, "b": 0}], [{"a": 0, "c": 1}], ACCURACY).estimate == 1
+    assert math.isnan(compared([{"a": 1}], [{"b": 1}], ACCURACY).estimate)
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -41,6 +46,40 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     for _ in range(200):
         better = column(*(random.random(40) < 0.7).astype(float))
         worse = column(*(random.random(40) < 0.5).astype(float))
-        interval = compared([better], [worse])
+        interval = compared([better], [worse], ACCURACY)
         hits += interval.low <= 0.2 <= interval.high
     assert hits >= 180
+
+
+def record(**own: Any) -> Record:
+    plain = {f.name: 0 for f in fields(Record) if f.default is MISSING and f.default_factory is MISSING}
+    return Record(**{**plain, "attack": CLEAN, "sample_id": "a", **own})
+
+
+def test_a_fooling_rate_is_of_clips_that_were_recognised() -> None:
+    rows = [
+        record(sample_id="fooled", success=True, adversarial_prediction=1),
+        record(sample_id="stands", success=False),
+        record(sample_id="wrong before", clean_prediction=1, adversarial_prediction=1, success=True),
+    ]
+    assert measured(rows, [], MEASURES["fooling_rate"]) == {"fooled": 1, "stands": 0}
+    assert measured(rows, [], ACCURACY) == {"fooled": 0, "stands": 1, "wrong before": 0}
+
+
+def test_distances_are_of_clips_that_were_fooled() -> None:
+    rows = [record(sample_id="fooled", success=True, linf=4 / 255), record(sample_id="stands", success=False, linf=1)]
+    assert measured(rows, [], MEASURES["linf"]) == {"fooled": 4}
+    assert math.isnan(cell({}, MEASURES["linf"]).estimate)
+
+
+def test_a_cost_is_better_when_it_is_smaller_and_certain_when_all_clips_agree() -> None:
+    quick, slow = column(1, 2, 3), column(3, 4, 5)
+    assert compared([quick], [slow], SECONDS) == Interval(2, 2, 2)
+    assert compared([slow], [quick], SECONDS).estimate == -2
+
+
+def test_the_interval_of_a_mean_is_about_two_standard_errors_wide() -> None:
+    values = np.random.default_rng(2).normal(5, 1, 400)
+    interval = cell(column(*values), SECONDS)
+    assert interval.estimate == pytest.approx(values.mean())
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 / 20, rel=0.1)

@@ -66,3 +66,46 @@ def test_a_directory_of_another_study_is_left_alone(tmp_path: Path) -> None:
 def test_a_row_may_only_refer_to_rows_before_it() -> None:
     with pytest.raises(InputError, match="not trained before it"):
         filled("trained:{later}", {"earlier": Path("x")})
+
+
+def test_a_column_says_what_its_row_does_not(tmp_path: Path) -> None:
+    study = Study.model_validate(
+        {
+            **{key: STUDY[key] for key in ("title", "source", "evaluation")},
+            "rows": {
+                "one": {"name": "FGSM", "attacks": ["fgsm"], "eps": "4/255"},
+                "many": {"name": "PGD", "attacks": ["pgd(steps=2)"], "eps": "4/255", "paper": [50, 50, 1.5]},
+            },
+            "columns": [
+                {"name": "white-box", "model": "embedded:r3d", "measure": "fooling_rate"},
+                {"name": "from the other", "model": "embedded:r3d_at", "crafted_on": "embedded:r3d"},
+                {"name": "cost", "model": "embedded:r3d", "measure": "gradients"},
+            ],
+            "claims": [{"text": "FGSM is cheap", "better": "one", "worse": "many", "columns": ["cost"]}],
+        }
+    )
+    outcome = reproduce(study, tmp_path / "out", quiet=True)
+    gradients = [row.cells[2].estimate for row in outcome.rows.values() if row.cells[2]]
+    assert 0 < gradients[0] <= 1 < gradients[1] <= 2  # a clip that is misclassified anyhow is not attacked
+    assert outcome.claims[0].difference.estimate == pytest.approx(gradients[1] - gradients[0])
+    transferred, own = (outcome.rows["many"].cells[i] for i in (1, 0))
+    assert transferred
+    assert own
+    assert transferred.estimate > 1 - own.estimate
+    page = build_study_page(study, "smoke", outcome, tmp_path / "page.html").read_text()
+    assert "50.0 %" in page
+    assert ">1.5</small>" in page
+
+
+def test_a_claim_is_about_one_measure() -> None:
+    columns = [{"name": "clean"}, {"name": "cost", "measure": "seconds"}]
+    claim = {"text": "?", "better": "benign", "worse": "gray", "columns": ["clean"], "against": ["cost"]}
+    with pytest.raises(ValueError, match="different measures"):
+        Study.model_validate(
+            {
+                **STUDY,
+                "columns": columns,
+                "claims": [claim],
+                "rows": {"benign": {"name": "", "model": "x"}, "gray": {"name": "", "model": "x"}},
+            }
+        )

@@ -70,8 +70,8 @@ STUDIES = [name for name, file in recipes().items() if "rows" in yaml.safe_load(
 def test_every_packaged_study_has_every_scale_and_names_things_that_exist(name: str) -> None:
     for scale in SCALES:
         study = load_study(Path(name), scale)
-        for column in study.columns:
-            for attack in column.attacks:
+        for setting in (*study.columns, *study.rows.values()):
+            for attack in setting.attacks or ():
                 load_attack(attack)
         for row in study.rows.values():
             if row.recipe is not None:

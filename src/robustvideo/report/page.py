@@ -174,6 +174,7 @@ def _environment() -> Environment:
         "defense": wording.defense_name,
         "difference": difference_phrase,
         "duration": wording.duration,
+        "figure": wording.figure,
         "magnitude": wording.magnitude,
         "norm": wording.norm_name,
         "number": wording.number,

@@ -9,6 +9,7 @@ from pathlib import Path
 from robustvideo.evaluation.metrics import Interval
 from robustvideo.evaluation.run import environment, now
 from robustvideo.report.page import fill
+from robustvideo.reproduction.outcomes import MEASURES, Measure
 from robustvideo.reproduction.reproduce import Outcome
 from robustvideo.reproduction.study import Study
 from robustvideo.storage import write_text
@@ -20,15 +21,15 @@ class Line:
 
     Attributes:
         name, note: of the row.
-        cells: our accuracy and the paper's, in percent, by column, None where there is none; empty while the row is
-            not done.
+        cells: by column what we measured, what the paper printed (shares in percent), None where there is none, and
+            of what; empty while the row is not done.
         seconds: training time per epoch; None without training.
         ratio: of that time to the first trained row's.
     """
 
     name: str
     note: str
-    cells: Sequence[tuple[Interval | None, float | None]]
+    cells: Sequence[tuple[Interval | None, float | None, Measure]]
     seconds: float | None
     ratio: float | None
 
@@ -49,6 +50,7 @@ def build_study_page(study: Study, scale: str, outcome: Outcome, out: Path) -> P
         scale=scale,
         lines=_lines(study, outcome),
         claims=outcome.claims,
+        measures={column.name: MEASURES[column.measure] for column in study.columns},
         clips=max((row.clips for row in outcome.rows.values()), default=0),
         date=now(),
         environment=environment(),
@@ -60,11 +62,12 @@ def build_study_page(study: Study, scale: str, outcome: Outcome, out: Path) -> P
 def _lines(study: Study, outcome: Outcome) -> list[Line]:
     per_epoch = {key: row.train_seconds / row.epochs for key, row in outcome.rows.items() if row.train_seconds}
     first = next(iter(per_epoch.values()), None)
+    measures = [MEASURES[column.measure] for column in study.columns]
     lines = []
     for key, row in study.rows.items():
         paper = row.paper or [None] * len(study.columns)
         done = outcome.rows.get(key)
-        cells = list(zip(done.cells, paper, strict=True)) if done else []
+        cells = list(zip(done.cells, paper, measures, strict=True)) if done else []
         seconds = per_epoch.get(key)
         lines.append(Line(row.name, row.note, cells, seconds, seconds / first if seconds and first else None))
     return lines

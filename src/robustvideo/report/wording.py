@@ -50,6 +50,11 @@ def number(value: float, digits: int = 1) -> str:
     return f"{value:,.{digits}f}".replace(",", THIN).replace("-", MINUS)
 
 
+def figure(value: float) -> str:
+    """A number of any size with three significant digits."""
+    return number(value, max(0, 2 - math.floor(math.log10(abs(value)))) if value and math.isfinite(value) else 0)
+
+
 def duration(seconds: float) -> str:
     """Seconds as "0.41 s", "12 min" or "3.5 h"."""
     if seconds < 120:

@@ -16,8 +16,8 @@ from robustvideo.evaluation.metrics import Interval
 from robustvideo.evaluation.suite import make_suite
 from robustvideo.models import load_model
 from robustvideo.purification import load_defense
-from robustvideo.reproduction.outcomes import Recognised, compared, recognised, share
-from robustvideo.reproduction.study import Claim, Column, Row, Study, merged
+from robustvideo.reproduction.outcomes import MEASURES, Values, cell, compared, measured
+from robustvideo.reproduction.study import Claim, Column, Row, Setting, Study, merged
 from robustvideo.storage import slug, write_text
 from robustvideo.training.recipe import make_recipe
 from robustvideo.training.trainer import train
@@ -28,7 +28,7 @@ class RowResult:
     """What a row measured.
 
     Attributes:
-        cells: accuracy by column; None where a column does not apply.
+        cells: what was measured, by column; None where a column does not apply.
         clips: usable test clips.
         train_seconds: spent on updates over all epochs; None for a row that is not trained.
         epochs: how many there were.
@@ -46,7 +46,7 @@ class ClaimResult:
 
     Attributes:
         claim: the claim.
-        difference: accuracy of the better row minus that of the worse, averaged over the claim's columns.
+        difference: by how much the better row is better, averaged over the claim's columns.
         verdict: "reproduced" when the interval lies above 0, "contradicted" when below, else "undecided".
     """
 
@@ -90,19 +90,20 @@ def reproduce(study: Study, out: Path, *, device: str = "cpu", quiet: bool = Fal
     """
     _start(study, out)
     weights: dict[str, Path] = {}
-    outcome, verdicts = Outcome(), dict[str, dict[str, Recognised]]()
+    outcome, values = Outcome(), dict[str, dict[str, Values]]()
     for key, row in study.rows.items():
         folder = out / slug(key)
         seconds, epochs = None, 0
         if row.recipe is not None:
             weights[key], seconds, epochs = _trained(study, key, row, folder / "train", weights, quiet)
-        verdicts[key] = _measured(study, key, row, folder / "run", weights, device, quiet)
-        own = verdicts[key]
-        cells = tuple(share(own[column.name]) if column.name in own else None for column in study.columns)
+        own = values[key] = _measured(study, key, row, folder, weights, device, quiet)
+        cells = tuple(
+            cell(own[column.name], MEASURES[column.measure]) if column.name in own else None for column in study.columns
+        )
         clips = max(len(column) for column in own.values())
         outcome.rows[key] = RowResult(cells, clips, seconds, epochs)
-        done = [c for c in study.claims if {c.better, c.worse} <= verdicts.keys()]
-        outcome.claims = [ClaimResult(c, _difference(c, verdicts)) for c in done]
+        done = [c for c in study.claims if {c.better, c.worse} <= values.keys()]
+        outcome.claims = [ClaimResult(c, _difference(study, c, values)) for c in done]
         write_text(out / "results.json", json.dumps(_plain(outcome), indent=2) + "\n")
     return outcome
 
@@ -133,43 +134,70 @@ def _trained(
 
 def _measured(
     study: Study, key: str, row: Row, folder: Path, weights: dict[str, Path], device: str, quiet: bool
-) -> dict[str, Recognised]:
-    """Column -> clip -> share of the column's attacks that the clip withstands."""
-    chosen = study.evaluation
-    own = weights.get(key)
-    model = f"trained:{own}" if row.model is None else filled(row.model, weights)
-    attacks = {column.name: _attacks(study, row, column) for column in study.columns if column.name not in row.skip}
+) -> dict[str, Values]:
+    """Column -> clip -> value. Columns that share a model, a surrogate and a defence share a run."""
+    groups: dict[Setting, list[Column]] = {}
+    for column in study.columns:
+        if column.name not in row.skip:
+            groups.setdefault(_setting(key, row, column, weights), []).append(column)
+    values: dict[str, Values] = {}
+    for setting, columns in groups.items():
+        own = setting == _setting(key, row, Column(name=""), weights)
+        run = folder / ("run" if own else slug(setting.model_dump_json(exclude_none=True)))
+        values |= _group(study, row, setting, columns, run, device, quiet)
+    return {column.name: values[column.name] for column in study.columns if column.name in values}
+
+
+def _setting(key: str, row: Row, column: Column, weights: dict[str, Path]) -> Setting:
+    """The model, surrogate and defence of a cell."""
+    trained = f"trained:{weights[key]}" if key in weights else None
+    model, crafted_on = column.model or row.model or trained, column.crafted_on or row.crafted_on
+    return Setting(
+        model=None if model is None else filled(model, weights),
+        crafted_on=None if crafted_on in (None, "none") else filled(crafted_on, weights),
+        defense=column.defense or row.defense or "none",
+    )
+
+
+def _group(
+    study: Study, row: Row, setting: Setting, columns: Sequence[Column], folder: Path, device: str, quiet: bool
+) -> dict[str, Values]:
+    attacks = {column.name: _attacks(study, row, column) for column in columns}
     everything = list({attack.spec: attack for group in attacks.values() for attack in group}.values())
     surrogates = []
-    if row.crafted_on is not None:
-        spec = filled(row.crafted_on, weights)
-        surrogates = [Surrogate(spec, load_model(spec, device=device), folder.parent / "crafted")]
+    if setting.crafted_on is not None:
+        # what a surrogate crafts does not depend on the row
+        surrogate = load_model(setting.crafted_on, device=device)
+        surrogates = [Surrogate(setting.crafted_on, surrogate, folder.parents[1] / "crafted")]
+    assert setting.model is not None
+    assert setting.defense is not None
     run = evaluate(
-        model,
-        chosen.data,
+        setting.model,
+        study.evaluation.data,
         everything,
         out=folder,
-        batch_size=chosen.batch_size,
+        batch_size=study.evaluation.batch_size,
         save_clips=0,
         surrogates=surrogates,
-        defenses=[load_defense(row.defense)] if row.defense != "none" else [None],
+        defenses=[None if setting.defense == "none" else load_defense(setting.defense)],
         title=f"{study.title}: {row.name}",
         device=device,
         quiet=quiet,
     )
     records = run.records()
-    return {name: recognised(records, group) for name, group in attacks.items()}
+    return {c.name: measured(records, attacks[c.name], MEASURES[c.measure]) for c in columns}
 
 
 def _attacks(study: Study, row: Row, column: Column) -> Sequence[Attack]:
-    if not column.attacks:
+    specs = row.attacks if column.attacks is None else column.attacks
+    if not specs:
         return []
     suite = make_suite(
         {
             "models": ["none"],
             "data": study.evaluation.data,
-            "attacks": column.attacks,
-            "eps": [row.eps or 8 / 255],
+            "attacks": specs,
+            "eps": [column.eps or row.eps or 8 / 255],
             "seed": study.evaluation.seed,
             "precision": study.evaluation.precision,
         },
@@ -178,10 +206,11 @@ def _attacks(study: Study, row: Row, column: Column) -> Sequence[Attack]:
     return suite.build_attacks()
 
 
-def _difference(claim: Claim, verdicts: dict[str, dict[str, Recognised]]) -> Interval:
-    better = [verdicts[claim.better][name] for name in claim.columns]
-    worse = [verdicts[claim.worse][name] for name in claim.against or claim.columns]
-    return compared(better, worse)
+def _difference(study: Study, claim: Claim, values: dict[str, dict[str, Values]]) -> Interval:
+    better = [values[claim.better][name] for name in claim.columns]
+    worse = [values[claim.worse][name] for name in claim.against or claim.columns]
+    measure = next(c.measure for c in study.columns if c.name == claim.columns[0])
+    return compared(better, worse, MEASURES[measure])
 
 
 def _start(study: Study, out: Path) -> None:

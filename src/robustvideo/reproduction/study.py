@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -75,41 +75,61 @@ class Evaluation(_Strict):
     seed: int = 0
 
 
-class Row(_Strict):
-    """A model of the table. ``{key}`` in a spec stands for the weights of the row of that key.
+class Setting(_Strict):
+    """Under what a cell is measured: what its column says, and where the column says nothing, what its row says.
+
+    Attributes:
+        model: spec of the model. Default: what the row trained.
+        crafted_on: spec of the model to craft the clips on, instead of on the model itself: gray-box and transfer.
+            "none" in a column takes back what a row says.
+        defense: spec of a defence in front of the model. "none" likewise.
+        eps: budget of the attacks that name none. Default: theirs, 8/255.
+        attacks: specs, averaged clip by clip. Default: none, the undisturbed clips.
+    """
+
+    model: str | None = None
+    crafted_on: str | None = None
+    defense: str | None = None
+    eps: Fraction | None = None
+    attacks: list[str] | None = None
+
+
+class Row(Setting):
+    """A model of the table, or an attack. ``{key}`` in a spec stands for the weights of the row of that key.
 
     Attributes:
         name: as the paper prints it.
         recipe: what its training changes in the study's base; None for a row that is not trained.
-        model: model spec to evaluate. Default: what the row trained.
-        crafted_on: model spec to craft the clips on, instead of on the model itself (gray-box).
-        defense: spec of a defence in front of the model.
-        eps: budget of the columns' attacks that name none. Default: theirs, 8/255.
         skip: names of columns that do not apply, such as attacks on a router that a model does not have.
-        paper: the paper's numbers, in percent, by column.
+        paper: the paper's numbers by column; shares in percent.
         note: anything a reader must know about the row.
     """
 
     name: str
     recipe: dict[str, Any] | None = None
-    model: str | None = None
-    crafted_on: str | None = None
-    defense: str = "none"
-    eps: Fraction | None = None
     skip: list[str] = Field(default_factory=list)
     paper: list[float | None] = Field(default_factory=list)
     note: str = ""
 
 
-class Column(_Strict):
-    """A measurement: accuracy under attacks, averaged over them clip by clip; without any, clean accuracy."""
+class Column(Setting):
+    """A measurement.
+
+    Attributes:
+        name: as the paper prints it.
+        measure: of `robustvideo.reproduction.outcomes.MEASURES`. Default: accuracy.
+    """
 
     name: str
-    attacks: list[str] = Field(default_factory=list)
+    measure: Literal[
+        "accuracy", "fooling_rate", "iterations", "linf", "l2", "l21", "ssim", "frames_touched", "gradients", "seconds"
+    ] = "accuracy"
 
 
 class Claim(_Strict):
-    """What the paper concludes: one row is better than another, on average over some columns.
+    """What the paper concludes: one row is better than another, on average over some columns of one measure.
+
+    Better is a larger share (accuracy, fooling rate) and a smaller cost (iterations, distances, seconds).
 
     Attributes:
         text: the conclusion.
@@ -152,7 +172,7 @@ class Study(_Strict):
         if len(set(names)) < len(names):
             raise ValueError("two columns have the same name")
         for key, row in self.rows.items():
-            if row.recipe is None and row.model is None:
+            if row.recipe is None and row.model is None and any(c.model is None for c in self.columns):
                 raise ValueError(f"row {key} needs a recipe or a model")
             if missing := sorted(set(row.skip) - set(names)):
                 raise ValueError(f"row {key} skips column {missing[0]!r}, which is not there")
@@ -165,6 +185,8 @@ class Study(_Strict):
             for name in (*claim.columns, *claim.against):
                 if name not in names:
                     raise ValueError(f"a claim names column {name!r}, which is not there")
+            if len({c.measure for c in self.columns if c.name in (*claim.columns, *claim.against)}) > 1:
+                raise ValueError(f"the claim {claim.text!r} compares different measures")
         return self
 
 
