@@ -131,6 +131,7 @@ def test_a_spec_says_it_all() -> None:
     for bad, message in {
         "ape(gamma1=-1)": "gamma1=-1",
         "gat(generator_steps=0)": "at least 1",
+        "ape(lr=0)": "above 0",
         "ape(adversary=standard)": "standard cannot be used here",
         "ape(adversary=at(attack=pgd(targeted=true)))": "cannot be targeted",
     }.items():

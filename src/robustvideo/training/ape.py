@@ -25,7 +25,7 @@ class ApeGanTraining(Generative):
     ``model: embedded:r3d?with=ape_gan()``. The paper's Table 3 raises the budget: ``adversary=cat(...)``.
 
     Attributes:
-        adversary, gamma1, gamma2, generator_steps, width: see the base.
+        adversary, gamma1, gamma2, generator_steps, width, lr: see the base.
     """
 
     def generator_loss(self, step: Step, network: BehindGenerator, adversarial: Clip) -> Loss:

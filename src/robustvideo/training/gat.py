@@ -26,7 +26,7 @@ class GenerativeAdversarialTraining(Generative):
     all on the same adversarial clips. The network's optimizer is the recipe's.
 
     Attributes:
-        adversary, gamma1, gamma2, generator_steps, width: see the base.
+        adversary, gamma1, gamma2, generator_steps, width, lr: see the base.
         ce_into_generator: the cross-entropy is part of the generator's loss, as in eq. 14. Default true; the paper's
             released code leaves it out.
     """
