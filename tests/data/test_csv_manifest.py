@@ -154,3 +154,31 @@ def test_what_is_no_manifest(tmp_path: Path) -> None:
     for name, message in (("a.csv", "UTF-8"), ("b.csv", "not a CSV"), ("c.csv", "does not exist"), ("", "not exist")):
         with pytest.raises(InputError, match=message):
             load_data(f"manifest:{tmp_path / name}")
+
+
+LOUD = "path,label,rms\n" + "".join(f"{c}/{i:02d}.mkv,{c},{0.1 * (i % 2)}\n" for c in "ab" for i in range(20))
+
+
+def test_rows_below_a_number_are_left_out_and_the_others_divided_in_blocks(tmp_path: Path) -> None:
+    parts = {
+        split: [s.id for s in manifest(tmp_path, LOUD, f"at_least=rms:0.05&divide=7,1,2&split={split}").samples]
+        for split in ("train", "val", "test")
+    }
+    odd = [[f"{c}/{i:02d}" for i in range(1, 20, 2)] for c in "ab"]
+    assert parts["train"] == odd[0][:7] + odd[1][:7]
+    assert parts["val"] == odd[0][7:8] + odd[1][7:8]
+    assert parts["test"] == odd[0][8:] + odd[1][8:]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("at_least=rms", "a column and a number"),
+        ("at_least=label:1", "line 2: label is 'a', not a number"),
+        ("divide=7,3", "three whole shares"),
+        ("divide=7,-1,2", "three whole shares"),
+    ],
+)
+def test_a_choice_of_rows_that_makes_no_sense(tmp_path: Path, options: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        manifest(tmp_path, LOUD, options)

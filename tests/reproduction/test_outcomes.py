@@ -83,3 +83,19 @@ def test_the_interval_of_a_mean_is_about_two_standard_errors_wide() -> None:
     interval = cell(column(*values), SECONDS)
     assert interval.estimate == pytest.approx(values.mean())
     assert interval.high - interval.low == pytest.approx(2 * 1.96 / 20, rel=0.1)
+
+
+def test_average_absolute_perturbation_is_the_papers_formula() -> None:
+    """DeepSAVA, section 4.2.2: the largest distance for clips that stand; clips not recognised before do not count."""
+    fooled = {"success": True, "adversarial_prediction": 1}
+    rows = [
+        record(sample_id="a", **fooled, l21=0.02, ssim=0.99, frame_rms=(0.0,) * 4),
+        record(sample_id="b", **fooled, l21=0.04, ssim=0.98, frame_rms=(0.0,) * 4),
+        record(sample_id="stands", success=False, l21=0.5, ssim=0.5, frame_rms=(0.0,) * 4),
+        record(sample_id="wrong before", clean_prediction=1, **fooled, l21=9.0),
+    ]
+    for name, own, largest in (("aap_l21", (0.02, 0.04), 0.1), ("aap_ssim", (0.04, 0.08), 0.08)):
+        expected = 2 / 3 * (own[0] + own[1]) / 2 + 1 / 3 * largest
+        found = measured(rows, [], MEASURES[name])
+        assert cell(found, MEASURES[name]).estimate == pytest.approx(expected)
+    assert measured(rows, [], MEASURES["dissimilarity"]) == pytest.approx({"a": 0.04, "b": 0.08})

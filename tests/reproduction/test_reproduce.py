@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from robustvideo.errors import InputError, RunConflict
+from robustvideo.evaluation.metrics import Interval
 from robustvideo.report.study import build_study_page
-from robustvideo.reproduction.reproduce import filled, reproduce
-from robustvideo.reproduction.study import Study
+from robustvideo.reproduction.outcomes import Values
+from robustvideo.reproduction.reproduce import ClaimResult, _difference, filled, reproduce
+from robustvideo.reproduction.study import Claim, Study
 
 STUDY: dict[str, Any] = {
     "title": "Small",
@@ -65,7 +67,7 @@ def test_a_directory_of_another_study_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_row_may_only_refer_to_rows_before_it() -> None:
     with pytest.raises(InputError, match="not trained before it"):
-        filled("trained:{later}", {"earlier": Path("x")})
+        filled("trained:{later}", {"earlier": "x"})
 
 
 def test_a_column_says_what_its_row_does_not(tmp_path: Path) -> None:
@@ -109,3 +111,67 @@ def test_a_claim_is_about_one_measure() -> None:
                 "rows": {"benign": {"name": "", "model": "x"}, "gray": {"name": "", "model": "x"}},
             }
         )
+
+
+def test_studies_of_one_folder_share_a_training(tmp_path: Path) -> None:
+    shared = {"name": "Shared", "recipe": {"training": "standard"}, "share": "plain"}
+    base = {**STUDY, "claims": [], "columns": [{"name": "clean"}]}
+    one = Study.model_validate({**base, "rows": {"a": shared, "unmeasured": {**shared, "skip": ["clean"]}}})
+    first = reproduce(one, tmp_path / "one", quiet=True)
+    assert first.rows["unmeasured"].clips == 0
+    (weights,) = tmp_path.rglob("model.safetensors")
+    assert weights.is_relative_to(tmp_path / "trained")
+    written = weights.stat().st_mtime_ns
+    two = Study.model_validate({**base, "title": "Another", "rows": {"b": shared}})
+    assert reproduce(two, tmp_path / "two", quiet=True).rows["b"] == first.rows["a"]
+    assert weights.stat().st_mtime_ns == written
+    other = {**shared, "recipe": {"training": "standard", "lr": 0.002}}
+    reproduce(Study.model_validate({**base, "rows": {"b": other}}), tmp_path / "three", quiet=True)
+    assert len(list(tmp_path.rglob("model.safetensors"))) == 2
+
+
+def test_a_claim_over_several_rows_averages_them() -> None:
+    content = {
+        **STUDY,
+        "claims": [{"text": "t", "better": ["benign", "gray"], "worse": "coarse", "columns": ["clean"], "margin": 0.1}],
+    }
+    study = Study.model_validate(content)
+    values: dict[str, dict[str, Values]] = {
+        "benign": {"clean": {"c": 1.0, "d": 1.0}},
+        "gray": {"clean": {"c": 0.0, "d": 1.0}},
+        "coarse": {"clean": {"c": 0.5, "d": 1.0}},
+    }
+    assert _difference(study, study.claims[0], values).estimate == 0
+    assert study.claims[0].model_dump(mode="json")["worse"] == "coarse"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(-0.01, 0.1, "reproduced"), (-0.03, 0.1, "undecided"), (-0.2, -0.03, "contradicted"), (-0.2, -0.01, "undecided")],
+)
+def test_a_margin_says_how_much_worse_is_still_as_good(low: float, high: float, verdict: str) -> None:
+    claim = Claim(text="t", better=["a"], worse=["b"], columns=["c"], margin=0.02)
+    assert ClaimResult(claim, Interval(low, (low + high) / 2, high)).verdict == verdict
+
+
+def test_what_is_given_stands_in_specs_and_a_column_decides_about_the_gradient(tmp_path: Path) -> None:
+    study = Study.model_validate(
+        {
+            **{key: STUDY[key] for key in ("title", "source", "base")},
+            "evaluation": {"data": "embedded:kinetic?split=test&clips=4", "batch_size": 4, "eps": "4/255"},
+            "given": {"victim": {"recipe": {"training": "standard"}}, "bits": "3"},
+            "rows": {"one": {"name": "One", "model": "{victim}", "defense": "bit_depth(bits={bits})"}},
+            "columns": [
+                {"name": "gray", "gradient": "none", "attacks": ["fgsm"]},
+                {"name": "bpda", "attacks": ["fgsm"]},
+            ],
+        }
+    )
+    reproduce(study, tmp_path / "out", quiet=True)
+    assert len(list((tmp_path / "out").glob("victim*/train/model.safetensors"))) == 1
+    runs = {run.parent.name: json.loads(run.read_text()) for run in (tmp_path / "out").glob("one*/*/run.json")}
+    assert len(runs) == 2
+    written = json.dumps(list(runs.values()))
+    assert "bit_depth(bits=3)" in written
+    assert "bit_depth(gradient=none, bits=3)" in written
+    assert str(4 / 255)[:8] in written or "4/255" in written

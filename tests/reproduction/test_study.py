@@ -11,6 +11,8 @@ import yaml
 from robustvideo.attacks import load_attack
 from robustvideo.errors import InputError
 from robustvideo.packaged import recipes
+from robustvideo.purification import load_defense
+from robustvideo.reproduction.reproduce import filled
 from robustvideo.reproduction.study import SCALES, load_study, merged
 from robustvideo.training.method import load_training
 
@@ -70,9 +72,23 @@ STUDIES = [name for name, file in recipes().items() if "rows" in yaml.safe_load(
 def test_every_packaged_study_has_every_scale_and_names_things_that_exist(name: str) -> None:
     for scale in SCALES:
         study = load_study(Path(name), scale)
+        given = {key: text if isinstance(text, str) else f"trained:{key}" for key, text in study.given.items()}
         for setting in (*study.columns, *study.rows.values()):
             for attack in setting.attacks or ():
-                load_attack(attack)
+                load_attack(filled(attack, given))
+            if setting.defense not in (None, "none"):
+                load_defense(filled(setting.defense, given))
         for row in study.rows.values():
             if row.recipe is not None:
                 load_training(str({**study.base, **row.recipe}.get("training", "standard")))
+
+
+def test_a_study_shares_what_another_file_says(tmp_path: Path) -> None:
+    common = tmp_path / "common.yaml"
+    common.write_text(yaml.safe_dump({"given": {"steps": "5", "flow": "dis"}, "scales": {"smoke": {"base": {"a": 1}}}}))
+    path = tmp_path / "own.yaml"
+    own = {key: value for key, value in STUDY.items() if key != "scales"}
+    path.write_text(yaml.safe_dump({**own, "extends": str(common), "given": {"steps": "7"}}))
+    study = load_study(path, "smoke")
+    assert study.given == {"steps": "7", "flow": "dis"}
+    assert study.base["a"] == 1

@@ -18,6 +18,9 @@ def attack(
     model: Annotated[str, typer.Option(help="Model spec.")],
     out: Annotated[Path, typer.Option(help="The adversarial video: lossless FFV1 in .mkv.")],
     attack: Annotated[str, typer.Option(help="Attack spec.")] = "pgd(eps=8/255, steps=20)",
+    defense: Annotated[
+        str | None, typer.Option(help="Purifier spec in front of the model; its gradient= says what the attack knows.")
+    ] = None,
     label: Annotated[
         str | None, typer.Option(help="True class, by name or number. Default: what the model says.")
     ] = None,
@@ -28,7 +31,7 @@ def attack(
     stride: Annotated[int | None, typer.Option(min=1, help="Frames from one window to the next.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
 ) -> None:
-    """Attack every frame of one video, and write the result losslessly.
+    """Attack every frame of one video, and its sound where the model hears, and write the result losslessly.
 
     With `--window`, the model is the average over windows of the video, whatever its length; memory then grows
     only with the pixels themselves. The file that is written holds exactly the clip that was verified.
@@ -38,6 +41,9 @@ def attack(
     `robustvideo attack in.mp4 --model torchvision:r3d_18?weights=KINETICS400_V1 --window 16 --out adversarial.mkv`
 
     `robustvideo attack in.mp4 --model file:my_model.py:build --attack 'pgd(eps=4/255, steps=50)' --label Biking
+    --out adversarial.mkv`
+
+    `robustvideo attack in.mp4 --model embedded:r3d --size 48 --defense 'videopure()' --attack 'diffattack(eps=8/255)'
     --out adversarial.mkv`
     """
     import torch
@@ -50,16 +56,24 @@ def attack(
     from robustvideo.data.picture import Picture
     from robustvideo.data.reading import Reading, read_clip
     from robustvideo.data.sampling import Sampling
+    from robustvideo.data.sound import Sound
     from robustvideo.model import at_rest
     from robustvideo.models import load_model
     from robustvideo.models.windowed import Windowed
+    from robustvideo.purification import Defended, load_defense
 
     attacker = load_attack(attack)
     network = load_model(model, device=resolve(device))
+    if defense is not None:
+        network = Defended(network, load_defense(defense))
     if window is not None or stride is not None:
         network = Windowed(network, window, stride)
     facts = probe(video)
-    clip = read_clip(video, Reading(Sampling(frames=facts.frames, stride=1), Picture(size=size))).clip(video.name)
+    heard = facts.audio_rate is not None and network.sample_rate is not None
+    sound = Sound(heard, facts.audio_rate, min(2, facts.audio_channels), facts.duration) if heard else Sound()
+    clip = read_clip(video, Reading(Sampling(frames=facts.frames, stride=1), Picture(size=size), sound)).clip(
+        video.name
+    )
     clip = clip.to(resolve(device))
     zero = torch.zeros(1, dtype=torch.long, device=clip.device)
     with at_rest(network):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping
+from bisect import bisect
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -25,10 +27,26 @@ class Manifest(Collection):
     Attributes:
         split: keep the rows whose split column says so. Default: all rows.
         root: folder of the paths. Default: that of the CSV file.
+        at_least: ``column:number``; keep the rows with at least that number there, such as ``audio_rms:0.001`` for
+            clips that can be heard. Default: all rows.
+        divide: three shares, such as ``7,1,2``: instead of what a split column says, every class's rows are divided
+            in their order into train, val and test. Neighbours in a file often are of one recording: they stay
+            together.
+
+    Raises:
+        InputError: something else than a column and a number, or than three shares.
     """
 
     split: str | None = None
     root: Path | None = None
+    at_least: str | None = None
+    divide: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.at_least is not None and _number(self.at_least.partition(":")[2]) is None:
+            raise InputError(f"at_least= is a column and a number, such as audio_rms:0.001, got {self.at_least!r}.")
+        if self.divide is not None and (len(self.divide) != len(_PARTS) or not all(s.isdigit() for s in self.divide)):
+            raise InputError(f"divide= is three whole shares, such as 7,1,2, got {','.join(self.divide)!r}.")
 
     def listing(self, name: str) -> Listing:
         """The rows of the split, and the classes of the whole file.
@@ -39,6 +57,10 @@ class Manifest(Collection):
         table = Path(name)
         rows = list(read_csv(table, required=("path", "label")))
         labels = label_names(row["label"] for _, row in rows)
+        if self.at_least is not None:
+            rows = [(where, row) for where, row in rows if _reaches(where, row, self.at_least)]
+        if self.divide is not None:
+            rows = _divided(rows, [int(share) for share in self.divide])
         if self.split is not None:
             if not any("split" in row for _, row in rows):
                 raise InputError(f"{table} has no column 'split', so split={self.split} selects nothing.")
@@ -48,6 +70,38 @@ class Manifest(Collection):
             rows = [(where, row) for where, row in rows if row["split"] == self.split]
         root = (self.root or table.parent).resolve()
         return Listing(tuple(_listed(where, row, root) for where, row in rows), labels)
+
+
+_PARTS = ("train", "val", "test")
+
+
+def _reaches(where: str, row: Mapping[str, str], least: str) -> bool:
+    column, _, bound = least.partition(":")
+    value = _number(row.get(column, ""))
+    if value is None:
+        raise InputError(f"{where}: {column} is {row.get(column)!r}, not a number.")
+    return value >= float(bound)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _divided(
+    rows: Sequence[tuple[str, Mapping[str, str]]], shares: Sequence[int]
+) -> list[tuple[str, Mapping[str, str]]]:
+    """Rows with their part in the split column, class by class in their order."""
+    edges = [sum(shares[: i + 1]) / max(1, sum(shares)) for i in range(len(shares) - 1)]
+    count, seen = Counter(row["label"] for _, row in rows), Counter[str]()
+    divided: list[tuple[str, Mapping[str, str]]] = []
+    for where, row in rows:
+        place = (seen[row["label"]] + 0.5) / count[row["label"]]
+        seen[row["label"]] += 1
+        divided.append((where, {**row, "split": _PARTS[bisect(edges, place)]}))
+    return divided
 
 
 def read_csv(table: Path, required: tuple[str, ...]) -> Iterator[tuple[str, Mapping[str, str]]]:

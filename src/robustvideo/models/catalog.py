@@ -31,6 +31,7 @@ SCHEMES = {
     "embedded": "a small network that comes with the package",
     "torchvision": "a video network of torchvision: ?weights=, ?classes=, ?frames=, ?size=",
     "hf": "a Hugging Face video classifier: a repository or a local folder",
+    "chat": "an audio-visual language model that answers by one of ?labels=; without gradients",
     "file": "your own: path/to/file.py:factory, with ?options for the factory",
     "trained": "a network in a file that robustvideo train wrote: ?part=, ?run_code=",
 }
@@ -58,6 +59,7 @@ def catalog() -> dict[str, str]:
     named = {name: entry.summary for name, entry in networks.entries().items()}
     others = {
         "hf:<repository or folder>": SCHEMES["hf"],
+        "chat:<repository or folder>": SCHEMES["chat"],
         "file:<path.py>:<factory>": SCHEMES["file"],
         "trained:<file.safetensors>": SCHEMES["trained"],
     }

@@ -49,7 +49,7 @@ def load_huggingface(source: Source, filled: bool = True) -> Model:
         raise InputError("Hugging Face models need transformers: pip install 'robustvideo[hub]'.") from error
     options = construct(Options, Call(f"hf:{source.name}", dict(source.options)))
     name = str(Path(source.name).expanduser())
-    if name.startswith((".", "/")) and not Path(name).is_dir():
+    if source.name.startswith((".", "/", "~")) and not Path(name).is_dir():
         raise InputError(f"There is no folder {source.name}.")
     new_head = {} if options.classes is None else {"num_labels": options.classes}
     try:

@@ -35,6 +35,8 @@ def load_model(
     ``torchvision:r3d_18?weights=KINETICS400_V1``          torchvision's video networks, with their own weights, or
                                                            untrained (``classes=``, ``frames=``, ``size=``)
     ``hf:MCG-NJU/videomae-base-finetuned-kinetics``        a Hugging Face video classifier, or a local folder
+    ``chat:Qwen/Qwen2.5-Omni-3B?labels=[dog, guitar]``     an audio-visual language model that names what it hears;
+                                                           without gradients
     ``file:my_model.py:build?depth=18``                    what a factory in your own file returns; the options go
                                                            to it as text
     ``trained:runs/first/model.safetensors``               a network in a file that ``robustvideo train`` wrote,
@@ -130,6 +132,10 @@ def _build(source: Source, num_classes: int | None, filled: bool) -> Model:
         from robustvideo.models.huggingface import load_huggingface
 
         return load_huggingface(source, filled)
+    if source.scheme == "chat":
+        from robustvideo.models.chat import load_chat
+
+        return load_chat(source)
     if source.scheme == "file":
         from robustvideo.models.user_file import load_user_file
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from robustvideo.attacks import Attack
 from robustvideo.evaluation.metrics import CONFIDENCE, Interval, is_recognised, wilson
 from robustvideo.evaluation.records import CLEAN, Record
+from robustvideo.evaluation.sparsity import LARGEST_L21, LARGEST_SSIM, Distance, dissimilarity_of, l21_of
 
 Values = Mapping[str, float]
 """Clip -> what a column measured of it, averaged over the column's attacks."""
@@ -25,7 +26,7 @@ class Measure:
     """What a cell says.
 
     Attributes:
-        value: of one clip under one attack.
+        value: of one clip under one attack. ``error_rate`` and ``fooling_rate`` are an attack's successes.
         counts: whether a clip counts: fooling rates are of clips recognised before, distances of those fooled.
         share: the values are shares of clips, else means with a unit.
         unit: printed behind the value; shares are printed in percent.
@@ -47,19 +48,32 @@ def _was_fooled(record: Record) -> bool:
     return _was_recognised(record) and record.success
 
 
+def _or_largest(distance: Distance, largest: float) -> Callable[[Record], float]:
+    """A clip's part in DeepSAVA's average absolute perturbation; see `sparsity.average_absolute_perturbation`."""
+    return lambda record: largest if is_recognised(record) else distance(record)
+
+
 MEASURES: Mapping[str, Measure] = {
     "accuracy": Measure(is_recognised, share=True, larger_is_better=True),
+    "error_rate": Measure(lambda r: not is_recognised(r), share=True, larger_is_better=True),
     "fooling_rate": Measure(lambda r: r.success, _was_recognised, share=True, larger_is_better=True),
     "iterations": Measure(lambda r: r.first_success_step, _was_fooled),
     "linf": Measure(lambda r: 255 * r.linf, _was_fooled, unit="/255"),
     "l2": Measure(lambda r: r.l2, _was_fooled),
     "l21": Measure(lambda r: r.l21, _was_fooled),
     "ssim": Measure(lambda r: r.ssim, _was_fooled, larger_is_better=True),
+    "dissimilarity": Measure(dissimilarity_of, _was_fooled),
+    "aap_l21": Measure(_or_largest(l21_of, LARGEST_L21), _was_recognised),
+    "aap_ssim": Measure(_or_largest(dissimilarity_of, LARGEST_SSIM), _was_recognised),
     "frames_touched": Measure(lambda r: r.frames_touched, _was_fooled),
     "gradients": Measure(lambda r: r.backward_passes),
     "seconds": Measure(lambda r: r.seconds, unit=" s"),
 }
-"""By name. Distances are of the stored clip, over the clips that were fooled; costs are per clip."""
+"""By name. Distances are of the stored clip, over the clips that were fooled; costs are per clip.
+
+``dissimilarity`` (the sum over frames of 1 - SSIM), ``aap_l21`` and ``aap_ssim`` are DeepSAVA's: its average success
+perturbation and its average absolute perturbations; see `robustvideo.evaluation.sparsity`.
+"""
 
 
 def measured(records: Iterable[Record], attacks: Sequence[Attack], measure: Measure) -> Values:

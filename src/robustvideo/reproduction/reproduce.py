@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from robustvideo.evaluation.suite import make_suite
 from robustvideo.models import load_model
 from robustvideo.purification import load_defense
 from robustvideo.reproduction.outcomes import MEASURES, Values, cell, compared, measured
-from robustvideo.reproduction.study import Claim, Column, Row, Setting, Study, merged
+from robustvideo.reproduction.study import Claim, Column, Network, Row, Setting, Study, merged
 from robustvideo.storage import slug, write_text
 from robustvideo.training.recipe import make_recipe
 from robustvideo.training.trainer import train
@@ -46,8 +46,9 @@ class ClaimResult:
 
     Attributes:
         claim: the claim.
-        difference: by how much the better row is better, averaged over the claim's columns.
-        verdict: "reproduced" when the interval lies above 0, "contradicted" when below, else "undecided".
+        difference: by how much the better rows are better, averaged over rows and the claim's columns.
+        verdict: "reproduced" when the interval lies above 0 (or minus the claim's margin), "contradicted" when below,
+            else "undecided".
     """
 
     claim: Claim
@@ -55,9 +56,9 @@ class ClaimResult:
 
     @property
     def verdict(self) -> str:
-        if self.difference.low > 0:
+        if self.difference.low > -self.claim.margin:
             return "reproduced"
-        return "contradicted" if self.difference.high < 0 else "undecided"
+        return "contradicted" if self.difference.high < -self.claim.margin else "undecided"
 
 
 @dataclass
@@ -76,7 +77,8 @@ class Outcome:
 def reproduce(study: Study, out: Path, *, device: str = "cpu", quiet: bool = False) -> Outcome:
     """Train and measure every row of a study; the same call again continues where it stopped.
 
-    Leaves ``out/<row>/train`` and ``out/<row>/run`` (ordinary training and evaluation runs) and ``out/study.json``.
+    Leaves ``out/<row>/train`` and ``out/<row>/run`` (ordinary training and evaluation runs) and ``out/study.json``;
+    trainings that are shared lie beside ``out``, in ``trained``.
 
     Args:
         study: what to do.
@@ -89,51 +91,63 @@ def reproduce(study: Study, out: Path, *, device: str = "cpu", quiet: bool = Fal
         RunConflict: ``out`` holds another study or other files.
     """
     _start(study, out)
-    weights: dict[str, Path] = {}
+    weights: dict[str, str] = {}
+    for key, given in study.given.items():
+        if isinstance(given, str):
+            weights[key] = given
+        else:
+            path, _, _ = _trained(study, key, given, out / slug(key), weights, quiet)
+            weights[key] = f"trained:{path}"
     outcome, values = Outcome(), dict[str, dict[str, Values]]()
     for key, row in study.rows.items():
         folder = out / slug(key)
         seconds, epochs = None, 0
         if row.recipe is not None:
-            weights[key], seconds, epochs = _trained(study, key, row, folder / "train", weights, quiet)
+            path, seconds, epochs = _trained(study, key, row, folder, weights, quiet)
+            weights[key] = str(path)
         own = values[key] = _measured(study, key, row, folder, weights, device, quiet)
         cells = tuple(
             cell(own[column.name], MEASURES[column.measure]) if column.name in own else None for column in study.columns
         )
-        clips = max(len(column) for column in own.values())
+        clips = max((len(column) for column in own.values()), default=0)
         outcome.rows[key] = RowResult(cells, clips, seconds, epochs)
-        done = [c for c in study.claims if {c.better, c.worse} <= values.keys()]
+        done = [c for c in study.claims if {*c.better, *c.worse} <= values.keys()]
         outcome.claims = [ClaimResult(c, _difference(study, c, values)) for c in done]
         write_text(out / "results.json", json.dumps(_plain(outcome), indent=2) + "\n")
     return outcome
 
 
-def filled(spec: str, weights: dict[str, Path]) -> str:
-    """A spec with every ``{key}`` replaced by the weights of that row.
+def filled(spec: str, weights: dict[str, str]) -> str:
+    """A spec with every ``{key}`` replaced by the weights of that row, or by what the study gives under it.
 
     Raises:
         InputError: a row that comes later, or is not trained.
     """
-    for key, path in weights.items():
-        spec = spec.replace("{" + key + "}", str(path))
+    for key, text in weights.items():
+        spec = spec.replace("{" + key + "}", text)
     if "{" in spec:
-        raise InputError(f"{spec} refers to a row that is not trained before it.")
+        raise InputError(f"{spec} refers to a row that is not trained before it, and to nothing that is given.")
     return spec
 
 
 def _trained(
-    study: Study, key: str, row: Row, folder: Path, weights: dict[str, Path], quiet: bool
+    study: Study, key: str, row: Row | Network, folder: Path, weights: dict[str, str], quiet: bool
 ) -> tuple[Path, float, int]:
     assert row.recipe is not None
-    content = merged({"title": f"{study.title}: {row.name}", **study.base}, row.recipe)
-    content["model"] = filled(str(content.get("model", "")), weights)
-    outcome = train(make_recipe(content, f"row {key}"), folder, quiet=quiet)
+    name = row.name if isinstance(row, Row) else key
+    content = merged({"title": row.share or f"{study.title}: {name}", **study.base}, row.recipe)
+    content |= {name: filled(str(content.get(name, "")), weights) for name in ("model", "training") if name in content}
+    recipe = make_recipe(content, f"row {key}")
+    folder = folder / "train"
+    if row.share is not None:
+        folder = folder.parents[2] / "trained" / slug(f"{row.share} {recipe.digest()}")
+    outcome = train(recipe, folder, quiet=quiet)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return outcome.weights, sum(line["seconds"] for line in lines), len(lines)
 
 
 def _measured(
-    study: Study, key: str, row: Row, folder: Path, weights: dict[str, Path], device: str, quiet: bool
+    study: Study, key: str, row: Row, folder: Path, weights: dict[str, str], device: str, quiet: bool
 ) -> dict[str, Values]:
     """Column -> clip -> value. Columns that share a model, a surrogate and a defence share a run."""
     groups: dict[Setting, list[Column]] = {}
@@ -144,25 +158,40 @@ def _measured(
     for setting, columns in groups.items():
         own = setting == _setting(key, row, Column(name=""), weights)
         run = folder / ("run" if own else slug(setting.model_dump_json(exclude_none=True)))
-        values |= _group(study, row, setting, columns, run, device, quiet)
+        values |= _group(study, row, setting, columns, run, weights, device, quiet)
     return {column.name: values[column.name] for column in study.columns if column.name in values}
 
 
-def _setting(key: str, row: Row, column: Column, weights: dict[str, Path]) -> Setting:
+def _setting(key: str, row: Row, column: Column, weights: dict[str, str]) -> Setting:
     """The model, surrogate and defence of a cell."""
-    trained = f"trained:{weights[key]}" if key in weights else None
+    trained = f"trained:{weights[key]}" if row.recipe is not None else None
     model, crafted_on = column.model or row.model or trained, column.crafted_on or row.crafted_on
     return Setting(
         model=None if model is None else filled(model, weights),
         crafted_on=None if crafted_on in (None, "none") else filled(crafted_on, weights),
-        defense=column.defense or row.defense or "none",
+        defense=_defense(row, column, weights),
     )
 
 
+def _defense(row: Row, column: Column, weights: dict[str, str]) -> str:
+    """The spec of a cell's defence, with the gradient that the cell says."""
+    spec, gradient = filled(column.defense or row.defense or "none", weights), column.gradient or row.gradient
+    if spec == "none" or gradient is None:
+        return spec
+    return replace(load_defense(spec), gradient=None if gradient == "none" else gradient).spec
+
+
 def _group(
-    study: Study, row: Row, setting: Setting, columns: Sequence[Column], folder: Path, device: str, quiet: bool
+    study: Study,
+    row: Row,
+    setting: Setting,
+    columns: Sequence[Column],
+    folder: Path,
+    weights: dict[str, str],
+    device: str,
+    quiet: bool,
 ) -> dict[str, Values]:
-    attacks = {column.name: _attacks(study, row, column) for column in columns}
+    attacks = {column.name: _attacks(study, row, column, weights) for column in columns}
     everything = list({attack.spec: attack for group in attacks.values() for attack in group}.values())
     surrogates = []
     if setting.crafted_on is not None:
@@ -188,7 +217,7 @@ def _group(
     return {c.name: measured(records, attacks[c.name], MEASURES[c.measure]) for c in columns}
 
 
-def _attacks(study: Study, row: Row, column: Column) -> Sequence[Attack]:
+def _attacks(study: Study, row: Row, column: Column, weights: dict[str, str]) -> Sequence[Attack]:
     specs = row.attacks if column.attacks is None else column.attacks
     if not specs:
         return []
@@ -196,8 +225,8 @@ def _attacks(study: Study, row: Row, column: Column) -> Sequence[Attack]:
         {
             "models": ["none"],
             "data": study.evaluation.data,
-            "attacks": specs,
-            "eps": [column.eps or row.eps or 8 / 255],
+            "attacks": [filled(spec, weights) for spec in specs],
+            "eps": [column.eps or row.eps or study.evaluation.eps],
             "seed": study.evaluation.seed,
             "precision": study.evaluation.precision,
         },
@@ -207,8 +236,8 @@ def _attacks(study: Study, row: Row, column: Column) -> Sequence[Attack]:
 
 
 def _difference(study: Study, claim: Claim, values: dict[str, dict[str, Values]]) -> Interval:
-    better = [values[claim.better][name] for name in claim.columns]
-    worse = [values[claim.worse][name] for name in claim.against or claim.columns]
+    better = [values[key][name] for key in claim.better for name in claim.columns]
+    worse = [values[key][name] for key in claim.worse for name in claim.against or claim.columns]
     measure = next(c.measure for c in study.columns if c.name == claim.columns[0])
     return compared(better, worse, MEASURES[measure])
 

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from robustvideo.errors import InputError, unknown
 from robustvideo.packaged import read_yaml
@@ -67,12 +67,14 @@ class Evaluation(_Strict):
         batch_size: clips per batch.
         precision: type of the attacks' gradient passes.
         seed: seeds every random draw.
+        eps: budget of the attacks where neither they nor their column or row name one. Default 8/255.
     """
 
     data: str
     batch_size: int = Field(default=16, ge=1)
     precision: str = "fp32"
     seed: int = 0
+    eps: Fraction = 8 / 255
 
 
 class Setting(_Strict):
@@ -83,23 +85,40 @@ class Setting(_Strict):
         crafted_on: spec of the model to craft the clips on, instead of on the model itself: gray-box and transfer.
             "none" in a column takes back what a row says.
         defense: spec of a defence in front of the model. "none" likewise.
-        eps: budget of the attacks that name none. Default: theirs, 8/255.
+        gradient: how gradients pass the defence: "bpda", "exact", "surrogate" or "none". Default: as it says itself.
+        eps: budget of the attacks that name none. Default: the evaluation's.
         attacks: specs, averaged clip by clip. Default: none, the undisturbed clips.
     """
 
     model: str | None = None
     crafted_on: str | None = None
     defense: str | None = None
+    gradient: Literal["bpda", "exact", "surrogate", "none"] | None = None
     eps: Fraction | None = None
     attacks: list[str] | None = None
 
 
+class Network(_Strict):
+    """A network that rows need, trained without a row of its own.
+
+    Attributes:
+        recipe: what its training changes in the study's base.
+        share: see `Row`.
+    """
+
+    recipe: dict[str, Any]
+    share: str | None = None
+
+
 class Row(Setting):
-    """A model of the table, or an attack. ``{key}`` in a spec stands for the weights of the row of that key.
+    """A model of the table, or an attack. ``{key}`` in a spec, or in a recipe's training, stands for the weights of the
+    row of that key, or for what the study gives under that key.
 
     Attributes:
         name: as the paper prints it.
         recipe: what its training changes in the study's base; None for a row that is not trained.
+        share: name under which the studies of one folder train a recipe only once. Default: every study trains its
+            own rows.
         skip: names of columns that do not apply, such as attacks on a router that a model does not have.
         paper: the paper's numbers by column; shares in percent.
         note: anything a reader must know about the row.
@@ -107,6 +126,7 @@ class Row(Setting):
 
     name: str
     recipe: dict[str, Any] | None = None
+    share: str | None = None
     skip: list[str] = Field(default_factory=list)
     paper: list[float | None] = Field(default_factory=list)
     note: str = ""
@@ -122,8 +142,33 @@ class Column(Setting):
 
     name: str
     measure: Literal[
-        "accuracy", "fooling_rate", "iterations", "linf", "l2", "l21", "ssim", "frames_touched", "gradients", "seconds"
+        "accuracy",
+        "error_rate",
+        "fooling_rate",
+        "iterations",
+        "linf",
+        "l2",
+        "l21",
+        "ssim",
+        "dissimilarity",
+        "aap_l21",
+        "aap_ssim",
+        "frames_touched",
+        "gradients",
+        "seconds",
     ] = "accuracy"
+
+
+def _several(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _plain(keys: list[str]) -> str | list[str]:
+    return keys[0] if len(keys) == 1 else keys
+
+
+Keys = Annotated[list[str], BeforeValidator(_several), PlainSerializer(_plain), Field(min_length=1)]
+"""Keys of rows; one alone is read and written as it is."""
 
 
 class Claim(_Strict):
@@ -133,16 +178,19 @@ class Claim(_Strict):
 
     Attributes:
         text: the conclusion.
-        better, worse: keys of rows; the same row twice compares attacks, with ``against``.
+        better, worse: keys of rows, each of one or of several to be averaged over; the same row twice compares
+            attacks, with ``against``.
         columns: names of columns.
         against: names of the columns that the worse row is measured by. Default: ``columns``.
+        margin: by how much the better one may even be worse: "within 2 points" is 0.02. Default 0.
     """
 
     text: str
-    better: str
-    worse: str
+    better: Keys
+    worse: Keys
     columns: list[str] = Field(min_length=1)
     against: list[str] = Field(default_factory=list)
+    margin: float = Field(default=0.0, ge=0)
 
 
 class Study(_Strict):
@@ -153,6 +201,8 @@ class Study(_Strict):
         source: where it is printed.
         base: the training recipe that rows build on.
         evaluation: how rows are measured.
+        given: by key, in order, what specs may refer to: a text that stands for itself, such as a spec or a number of
+            steps that scales change, or a network to train, which stands for ``trained:FILE``.
         rows: by key, in order; a row may refer to rows before it.
         columns: in order.
         claims: what the paper concludes from the table.
@@ -162,6 +212,7 @@ class Study(_Strict):
     source: Source
     base: dict[str, Any] = Field(default_factory=dict)
     evaluation: Evaluation
+    given: dict[str, str | Network] = Field(default_factory=dict)
     rows: dict[str, Row] = Field(min_length=1)
     columns: list[Column] = Field(min_length=1)
     claims: list[Claim] = Field(default_factory=list)
@@ -169,6 +220,8 @@ class Study(_Strict):
     @model_validator(mode="after")
     def _refers_to_what_there_is(self) -> Study:
         names = [column.name for column in self.columns]
+        if both := sorted(set(self.given) & set(self.rows)):
+            raise ValueError(f"{both[0]} is given and a row as well: take another key")
         if len(set(names)) < len(names):
             raise ValueError("two columns have the same name")
         for key, row in self.rows.items():
@@ -179,7 +232,7 @@ class Study(_Strict):
             if row.paper and len(row.paper) != len(names):
                 raise ValueError(f"row {key} has {len(row.paper)} numbers of the paper for {len(names)} columns")
         for claim in self.claims:
-            for key in (claim.better, claim.worse):
+            for key in (*claim.better, *claim.worse):
                 if key not in self.rows:
                     raise ValueError(f"a claim names row {key!r}, which is not there")
             for name in (*claim.columns, *claim.against):
@@ -193,10 +246,15 @@ class Study(_Strict):
 def load_study(path: Path, scale: str) -> Study:
     """Read a study from YAML, or a packaged one by its name, such as ``video_at/table1``, at one of its scales.
 
+    One that says ``extends: NAME`` is laid over that other file, with which it shares everything that it does not name.
+
     Raises:
         InputError: no such study or scale, not YAML, a misspelt key, or a value out of range.
     """
     content = read_yaml(path, "study")
+    if isinstance(content, dict) and "extends" in content:
+        common = read_yaml(Path(content.pop("extends")), "study")
+        content = merged(common, content)
     if not isinstance(content, dict) or "rows" not in content:
         raise InputError(f"{path} is no study: it must be a mapping with rows, columns and evaluation.")
     content = dict(content)
