@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,7 +12,8 @@ from toys import Able, Linear, Smooth, Watched, alternating, clips, problem_for,
 
 from robustvideo.attacks import DeepSAVA, load_attack
 from robustvideo.attacks.deepsava import AlikeScore, WarpAndNoiseStep
-from robustvideo.attacks.key_frames import BruteForce, First, Last, selectors
+from robustvideo.attacks.gradients import plain
+from robustvideo.attacks.key_frames import BruteForce, Choice, First, FrameSearch, Last, selectors
 from robustvideo.attacks.objectives import Evasion
 from robustvideo.attacks.updates import Position
 from robustvideo.clip import Clip
@@ -29,6 +30,16 @@ def linear(norms: tuple[float, ...] = (1, 2, 0.5, 8, 0.2, 4), scale: float = 1.0
     """A linear model whose frames have given Euclidean norms."""
     w = weights(SHAPE)
     return Linear(w * (torch.tensor(norms).double() / w.square().sum((0, 2, 3)).sqrt())[:, None, None], scale=scale)
+
+
+class Spy(First):
+    """Writes down the forecast."""
+
+    told: ClassVar[list[tuple[Tensor, Tensor]]] = []
+
+    def choose(self, search: FrameSearch) -> Choice:
+        self.told.append(search.forecast())
+        return super().choose(search)
 
 
 def some_clips(batch: int = 3, **options: Any) -> Clip:
@@ -150,7 +161,8 @@ def test_a_saturated_model_is_still_attacked() -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["brute", "bo(tolerance=0)", "saliency", "sa(evaluations=60)", "ga(evaluations=60)", "relaxed"]
+    "spec",
+    ["brute", "bo(tolerance=0)", "bo_gradient", "saliency", "sa(evaluations=60)", "ga(evaluations=60)", "relaxed"],
 )
 def test_the_frame_that_matters_is_chosen(spec: str) -> None:
     clip = some_clips()
@@ -169,6 +181,22 @@ def test_key_frames_tells_what_was_probed_and_keeps_the_paper_s_curve() -> None:
     assert choice.frames[:, 0].tolist() == choice.losses.argmin(1).tolist() == [3, 3, 3]
     one = DeepSAVA(lam=0.5, frames=(4,), warp=False, steps=4, early_stop=False, eps=2.0)(model, clip, labels)
     assert torch.allclose(-one.loss_trace[:, 3].double(), choice.losses[:, 4], rtol=1e-5)
+
+
+@pytest.mark.parametrize("halves", [(True, True), (True, False), (False, True)])
+def test_the_forecast_is_what_adam_s_first_step_gains_to_first_order(halves: tuple[bool, bool]) -> None:
+    clip, labels, model = some_clips(), alternating(3), Smooth(SHAPE)
+    attack = DeepSAVA(select=Spy(), warp=halves[0], noise=halves[1], lam=3.0)
+    problem = attack.problem(model, clip, labels)
+    start = problem.threat.parts[0].zeros(clip.video)
+    with torch.enable_grad():
+        seen = plain(problem, attack.objective(), (start,))
+    rates = torch.tensor([0.255 * halves[0]] * 2 + [0.001 * halves[1]] * 3)
+    expected = (rates[:, None, None, None] * seen.gradients[0].abs()).sum((1, 3, 4))
+    attack.key_frames(model, clip, labels)
+    gains, loss = Spy.told[-1]
+    assert torch.allclose(gains, expected, rtol=1e-6)
+    assert torch.allclose(loss, -seen.objective)
 
 
 def test_only_frames_of_the_support_are_chosen() -> None:
@@ -209,7 +237,7 @@ def test_re_encoding_changed_frames_alone_gives_the_same_result(options: dict[st
     assert (few.forward_passes == all_of_them.forward_passes + 1).all(), "the clean frames, once"
 
 
-@pytest.mark.parametrize("select", ["first", "bo", "brute", "saliency", "relaxed(steps=4)"])
+@pytest.mark.parametrize("select", ["first", "bo", "bo_gradient", "brute", "saliency", "relaxed(steps=4)"])
 def test_passes_are_counted(select: str) -> None:
     clip, labels = some_clips(3), alternating(3)
     model = Watched(Smooth(SHAPE))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 import torch
 from toys import Linear, alternating, clips, problem_for, weights
 
-from robustvideo.attacks import DeepSAVA, bayesian_frames
+from robustvideo.attacks import DeepSAVA, bayesian_frames, forecast_frames
 from robustvideo.attacks.bayesian_frames import evenly_spread, expected_improvement, matern, posterior
 from robustvideo.attacks.key_frames import FrameSearch, Selector, selectors, swapped
 from robustvideo.errors import InputError
@@ -20,6 +20,7 @@ from robustvideo.threat import WarpAndNoise
 PROBING = {
     "brute": selectors.build("brute"),
     "bo": selectors.build("bo(guided=100, tolerance=0)"),
+    "bo_gradient": selectors.build("bo_gradient(guided=100, tolerance=0)"),
     "sa": selectors.build("sa(evaluations=300, cooling=0.99)"),
     "ga": selectors.build("ga(evaluations=300)"),
 }
@@ -48,7 +49,9 @@ def a_search(costs: torch.Tensor, k: int, names: list[int] | None = None) -> tup
     problem = problem_for(Linear(weights((3, frames, 4, 4))), clip, alternating(batch), WarpAndNoise(0.1))
     random = ClipRandom(seed_for("test", name) for name in names)
     probe = Additive(costs)
-    return FrameSearch(problem, every(frames, batch), k, probe, random, DeepSAVA().ascent()), probe
+    nothing_told = (torch.ones_like(costs), costs.sum(1) + 10)
+    climb = DeepSAVA().ascent()
+    return FrameSearch(problem, every(frames, batch), k, probe, random, climb, lambda: nothing_told), probe
 
 
 def some_costs(batch: int, frames: int, seed: int = 0) -> torch.Tensor:
@@ -75,7 +78,7 @@ def test_with_probes_enough_the_best_frames_are_found(name: str, k: int) -> None
 
 @pytest.mark.parametrize("k", [1, 3])
 def test_bayesian_optimisation_and_brute_force_never_ask_twice(k: int) -> None:
-    for name in ("bo", "brute"):
+    for name in ("bo", "bo_gradient", "brute"):
         search, probe = a_search(some_costs(3, 8), k)
         PROBING[name].choose(search)
         assert len(probe.asked) == len(set(probe.asked))
@@ -88,7 +91,9 @@ def test_random_candidates_are_not_asked_twice_either() -> None:
     assert len(probe.asked) == len(set(probe.asked)) == 2 * 17
 
 
-@pytest.mark.parametrize("spec", ["bo", "bo(guided=4)", "brute", "sa", "ga", "random", "first", "last"])
+@pytest.mark.parametrize(
+    "spec", ["bo", "bo(guided=4)", "bo_gradient(tolerance=0)", "brute", "sa", "ga", "random", "first", "last"]
+)
 @pytest.mark.parametrize("k", [1, 3])
 def test_a_choice_does_not_depend_on_the_batch(spec: str, k: int) -> None:
     selector, costs = selectors.build(spec), some_costs(4, 12)
@@ -99,6 +104,63 @@ def test_a_choice_does_not_depend_on_the_batch(spec: str, k: int) -> None:
         count = int(alone.losses.isfinite().sum())
         assert alone.tried[0, :count].tolist() == together.tried[i, :count].tolist()
         assert together.losses[i, count:].isnan().all()
+
+
+def forecasting(gains: torch.Tensor, forecast: torch.Tensor) -> tuple[FrameSearch, Additive]:
+    """A search of one frame each, in which every loss is 10 less the gain."""
+    search, probe = a_search(10 - gains, 1)
+    return replace(search, forecast=lambda: (forecast, torch.full((len(gains),), 10.0))), probe
+
+
+def test_a_forecast_that_is_right_costs_the_first_probes_alone() -> None:
+    gains = some_costs(20, 30).exp()
+    search, probe = forecasting(gains, 3 * gains)
+    choice = selectors.build("bo_gradient").choose(search)
+    assert choice.frames[:, 0].tolist() == gains.argmax(1).tolist()
+    assert len(probe.asked) < 3 * 20
+    assert (choice.forwards, choice.backwards) == (1, 1)
+
+
+def test_a_forecast_that_is_wrong_by_a_smooth_factor_is_corrected() -> None:
+    place = torch.linspace(0, 1, 40, dtype=torch.float64)
+    forecast = (0.5 * some_costs(30, 40, seed=4)).exp()
+    centres = torch.rand(30, 1, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    gains = forecast * (0.8 * torch.cos(4 * (place - centres))).exp()
+    search, probe = forecasting(gains, forecast)
+    reached = gains.gather(1, selectors.build("bo_gradient").choose(search).frames)[:, 0]
+    by_forecast = gains.gather(1, forecast.argmax(1, keepdim=True))[:, 0]
+    best = gains.amax(1)
+    assert (reached >= 0.95 * best).float().mean() >= 0.8 > (by_forecast >= 0.95 * best).float().mean()
+    assert len(probe.asked) <= 30 * 8
+
+
+@pytest.mark.parametrize("forecast", [0.0, 1.0])
+def test_a_forecast_without_content_and_probes_without_gain_do_no_harm(forecast: float) -> None:
+    search, _ = forecasting(torch.zeros(3, 12, dtype=torch.float64) - 1, torch.full((3, 12), forecast))
+    choice = selectors.build("bo_gradient(guided=20, tolerance=0)").choose(search)
+    assert choice.losses.isfinite().any(1).all()
+    assert (choice.frames >= 0).all()
+
+
+def test_the_correction_is_a_gaussian_process_with_an_unknown_mean() -> None:
+    """Against the textbook's universal kriging: a constant of boundless variance added to the covariance."""
+    places = torch.tensor([0, 0.2, 0.5, 0.9]).double()[None, :, None].expand(2, -1, 1)
+    candidates = torch.tensor([0.1, 0.4, 0.7, 1]).double()[None, :, None].expand(2, -1, 1)
+    seen = some_costs(2, 4)
+    mean, deviation = forecast_frames.corrected(places, seen, candidates)
+    scale, boundless = torch.tensor(0.2, dtype=torch.float64), 1e4
+    around = matern(places, places, scale) + forecast_frames._JITTER * torch.eye(4).double() + boundless
+    cross = matern(candidates, places, scale) + boundless
+    weights_ = cross @ torch.linalg.inv(around)
+    assert torch.allclose(mean, (weights_ @ seen[:, :, None])[:, :, 0], atol=1e-3)
+    left = 1 + boundless - (weights_ * cross).sum(2)
+    ratio = deviation.square() / left
+    assert torch.allclose(ratio, ratio[:, :1].expand_as(ratio), rtol=1e-3), "the variance is one number per clip"
+    spread = seen - seen.mean(1, keepdim=True)
+    far = torch.linspace(0, 1000, 4).double()[None, :, None].expand(2, -1, 1)
+    _, apart = forecast_frames.corrected(far, seen, far + 100)
+    expected = (2 * 0.3**2 + spread.square().sum(1)) / (2 + 3) * (1 + 1 / 4)
+    assert torch.allclose(apart[:, 0].square(), expected, rtol=1e-3)
 
 
 def test_ties_are_not_broken_by_the_batch() -> None:
@@ -236,6 +298,7 @@ def test_saliency_reads_the_pixels_gradient(least: bool) -> None:
         search.probe,
         search.random,
         search.climb,
+        search.forecast,
     )
     choice = selectors.build(f"saliency(least={str(least).lower()})").choose(search)
     assert choice.frames.tolist() == [[0, 2] if least else [1, 5]] * 2
@@ -251,9 +314,9 @@ def test_a_relaxed_mask_finds_the_frames_that_count() -> None:
 
     def chosen(rows: list[int]) -> list[list[int]]:
         random = ClipRandom(seed_for("test", name) for name in rows)
-        search = FrameSearch(
-            problem.select(torch.tensor(rows)), every(6, len(rows)), 2, Additive(weight), random, climb
-        )
+        here = problem.select(torch.tensor(rows))
+        untold = (torch.empty(0), torch.empty(0))
+        search = FrameSearch(here, every(6, len(rows)), 2, Additive(weight), random, climb, lambda: untold)
         return relaxed.choose(search).frames.tolist()
 
     assert chosen([0, 1, 2]) == [[1, 4]] * 3
@@ -263,7 +326,7 @@ def test_a_relaxed_mask_finds_the_frames_that_count() -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(InputError, match="use select=bo"):
         selectors.build("brute(most=5)").choose(a_search(some_costs(1, 8), 2)[0])  # type: ignore[union-attr]
-    for spec in ("bo(initial=1)", "sa(evaluations=0)", "ga(elite=10)", "relaxed(steps=0)"):
+    for spec in ("bo(initial=1)", "bo_gradient(initial=0)", "sa(evaluations=0)", "ga(elite=10)", "relaxed(steps=0)"):
         with pytest.raises(InputError):
             selectors.build(spec)
     with pytest.raises(InputError, match="did you mean"):

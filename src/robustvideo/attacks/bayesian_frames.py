@@ -60,7 +60,7 @@ class Bayesian(Selector):
         trials.ask(torch.stack(spread, dim=1))
         rows = search.rows
         for _ in range(self.guided):
-            candidates = _candidates(search, trials)[rows]
+            candidates = candidates_of(search, trials)[rows]
             tried, losses = trials.tried[rows], trials.losses[rows].double()
             spread_of = losses.std(1, unbiased=False, keepdim=True)
             standard = (losses - losses.mean(1, keepdim=True)) / torch.where(spread_of > 0, spread_of, 1)
@@ -71,7 +71,7 @@ class Bayesian(Selector):
             going = (gain.amax(1) > self.tolerance).nonzero()[:, 0]
             if len(going) == 0:
                 break
-            best = _first_of_the_largest(gain[going])
+            best = first_of_the_largest(gain[going])
             rows = rows[going]
             trials.ask(candidates[going, best][:, None], rows)
         return trials.best()
@@ -134,8 +134,8 @@ def _places(search: FrameSearch, frames: Tensor) -> Tensor:
     return frames.double() / (search.frames - 1)
 
 
-def _candidates(search: FrameSearch, trials: Trials) -> Tensor:
-    """(B, M, k)."""
+def candidates_of(search: FrameSearch, trials: Trials) -> Tensor:
+    """(B, M, k) choices to look at: all, or random ones and those that differ from the best so far by one frame."""
     frames, k, device = search.frames, search.k, search.rows.device
     if math.comb(frames, k) <= _CANDIDATES:
         everything = torch.tensor(list(combinations(range(frames), k)), device=device)
@@ -149,6 +149,6 @@ def _candidates(search: FrameSearch, trials: Trials) -> Tensor:
     return torch.cat([search.drawn(_CANDIDATES), swaps.flatten(1, 2).sort(2).values], dim=1)
 
 
-def _first_of_the_largest(gain: Tensor) -> Tensor:
+def first_of_the_largest(gain: Tensor) -> Tensor:
     """(B,) the first of the candidates whose gain is the largest up to rounding: batches must not break ties."""
     return (gain >= gain.amax(1, keepdim=True) * (1 - 1e-6)).int().argmax(1)

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from robustvideo.attacks.attack import AttackResult, Problem, attacks
-from robustvideo.attacks.bayesian_frames import Bayesian
 from robustvideo.attacks.chosen_frames import Backdrop
+from robustvideo.attacks.forecast_frames import Forecast
 from robustvideo.attacks.gradient_attack import GradientAttack
 from robustvideo.attacks.gradients import plain
 from robustvideo.attacks.key_frames import Choice, FrameSearch, Selector
 from robustvideo.attacks.objectives import CrossEntropy, Evasion, Margin, Objective
-from robustvideo.attacks.updates import AdamStep, Position, State, UpdateRule
+from robustvideo.attacks.updates import AdamStep, Position, State
 from robustvideo.clip import Clip, per_clip
 from robustvideo.distances import ssim_per_frame
 from robustvideo.errors import InputError, unknown
 from robustvideo.model import Model, at_rest
-from robustvideo.threat import ThreatModel, WarpAndNoise
+from robustvideo.threat import Linf, ThreatModel, WarpAndNoise
 
 Loss = Literal["evasion", "ce", "margin"]
 Constraint = Literal["hard", "stop"]
@@ -54,7 +54,8 @@ class DeepSAVA(GradientAttack):
         warp_step: Adam's rate for the displacement, in pixels.
         lam: weight of the dissimilarity, at least 0.
         k: number of frames, at least 1; none means all.
-        select: which: "bo" (default), "brute", "random", "first", "last", "saliency", "relaxed", "sa" or "ga", with
+        select: which: "bo_gradient" (default: Bayesian optimisation on top of a gradient's forecast, ours), "bo" (the
+            paper's, without it), "brute", "random", "first", "last", "saliency", "relaxed", "sa" or "ga", with
             parameters as in ``bo(guided=5)``. In a clip whose support leaves out frames, only the others count.
         frames: frame numbers from 0 (negative counts from the end) instead of ``k`` and ``select``.
         warp, noise: which of the two to use: both (the paper's D + S), noise alone (D) or warp alone (S).
@@ -72,7 +73,7 @@ class DeepSAVA(GradientAttack):
     warp_step: float = 0.255
     lam: float = 1.0
     k: int | None = 1
-    select: Selector = field(default=Bayesian())
+    select: Selector = field(default=Forecast())
     frames: tuple[int, ...] = ()
     warp: bool = True
     noise: bool = True
@@ -103,7 +104,7 @@ class DeepSAVA(GradientAttack):
     def objective(self) -> Objective:
         return AlikeScore(_LOSSES[self.loss], self.lam)
 
-    def update(self) -> UpdateRule:
+    def update(self) -> WarpAndNoiseStep:
         rate = 0.001 if self.step_size is None else self.step_size
         limit = self.threat.parts[0].eps if self.constraint == "stop" else None
         return WarpAndNoiseStep(self.warp_step if self.warp else 0.0, rate if self.noise else 0.0, limit)
@@ -149,6 +150,7 @@ class DeepSAVA(GradientAttack):
             probe=lambda rows, chosen: self._probe(backdrop, rows, places[rows].gather(1, chosen)),
             random=replace(problem, seed=self.seed).random("key frames"),
             climb=self.ascent(),
+            forecast=lambda: self._forecast(problem, places),
         )
         if k == places.shape[1]:
             nothing = torch.zeros(len(places), dtype=torch.long, device=places.device)
@@ -182,6 +184,22 @@ class DeepSAVA(GradientAttack):
         if counts.min() != counts.max() or counts.min() == 0:
             raise InputError("deepsava needs a support that leaves as many frames, and at least one, of every clip.")
         return allowed.nonzero()[:, 1].view(batch, -1)
+
+    def _forecast(self, problem: Problem, places: Tensor) -> tuple[Tensor, Tensor]:
+        """What Adam's first step on each frame gains to first order, and the loss at the clean clips.
+
+        That step moves every value by its rate, along the sign of its gradient. The dissimilarity has no slope there,
+        and a displacement fetches a pixel's neighbour to the right or below (`threat.flow.warp`).
+        """
+        video, rule = problem.clip.video, self.update()
+        seen = plain(replace(problem, threat=Linf(1.0)), _LOSSES[self.loss], (torch.zeros_like(video),))
+        (slope,) = seen.gradients
+        moved = [
+            (slope.narrow(axis, 0, video.shape[axis] - 1) * video.diff(dim=axis)).sum(1).abs().sum((2, 3))
+            for axis in (3, 4)
+        ]
+        gains = rule.warp_rate * (moved[0] + moved[1]) + rule.noise_rate * slope.abs().sum((1, 3, 4))
+        return gains.gather(1, places), -seen.objective
 
     def _probe(self, backdrop: Backdrop, rows: Tensor, frames: Tensor) -> Tensor:
         """Losses (N,) of short climbs on frames (N, k), no more at once than the caller's batch takes."""

@@ -24,6 +24,7 @@ from robustvideo.registry import Registry, allow_nested
 from robustvideo.threat import Linf
 
 Probe = Callable[[Tensor, Tensor], Tensor]
+Promise = Callable[[], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,8 @@ class FrameSearch:
             size; the lower, the better for the attacker. Never NaN.
         random: one stream per clip.
         climb: the attack's own ascent, for a selector that makes steps of its own.
+        forecast: by how much the first step on each frame lowers the loss, to first order, (B, A); and the loss (B,) of
+            the clean clips. One forward and one backward pass through the whole clips.
     """
 
     problem: Problem
@@ -47,6 +50,7 @@ class FrameSearch:
     probe: Probe
     random: ClipRandom
     climb: Ascent
+    forecast: Promise
 
     @property
     def frames(self) -> int:
