@@ -89,6 +89,20 @@ def test_the_objective_is_equation_8_and_9(gamma1: float, space: str) -> None:
     assert torch.allclose(logits, model(moved)), "the margin is the whole model's"
 
 
+@pytest.mark.parametrize("gamma1", [0.0, 1.0])
+def test_the_experts_parameters_are_not_in_the_graph_of_the_router_s_loss(gamma1: float) -> None:
+    model, clip = mixture(3), clips(4)
+    loss = RouterLoss(LipschitzTerm(0.01), gamma1=gamma1)
+    problem = replace(problem_for(model, clip, LABELS, LINF), gradient_model=model)
+    problem = replace(problem, reference=loss.reference(problem))
+    moved = Clip(clip.video + 0.01, ids=clip.ids)
+    value, _ = loss(problem, moved)
+    experts = list(model.experts.parameters())
+    of_experts = torch.autograd.grad(value.sum(), experts, allow_unused=True, retain_graph=True)
+    assert all(gradient is None for gradient in of_experts)
+    assert all((gradient != 0).any() for gradient in torch.autograd.grad(value.sum(), list(model.router.parameters())))
+
+
 @pytest.mark.parametrize("spec", ["pgd_r", "tla_r", "tlga_r", "tlga_r(space=logits, gamma1=2)"])
 def test_where_a_climb_ends_does_not_depend_on_the_experts(spec: str) -> None:
     model, clip = mixture(3), clips(4)

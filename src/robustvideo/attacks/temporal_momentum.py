@@ -48,17 +48,19 @@ class TemporalStep(SteepestStep):
         return {"accumulated": torch.zeros_like(frame_norms(variable))}
 
     def step(self, here: Position, state: State) -> tuple[Tensor, State]:
-        norms = frame_norms(here.gradient)
-        if self.momentum == "frames":
-            accumulated = along_frames(norms, self.beta)
-        else:
-            accumulated = self.beta * state["accumulated"] + norms
-            state = {"accumulated": accumulated}
-        share = damping(accumulated)
+        share, state = self.shares(here.gradient, state)
         share = share[:, None, :, None, None] if here.variable.ndim == 5 else share[:, :, None]
         step = per_clip(self.size * here.eps, here.variable) * share
         direction = here.part.steepest(here.gradient, here.signal, here.mask)
         return here.variable + step * direction, state
+
+    def shares(self, gradient: Tensor, state: State) -> tuple[Tensor, State]:
+        """(B, T) the share of the full step that every frame takes, and the state after this gradient."""
+        norms = frame_norms(gradient)
+        if self.momentum == "frames":
+            return damping(along_frames(norms, self.beta)), state
+        accumulated = self.beta * state["accumulated"] + norms
+        return damping(accumulated), {"accumulated": accumulated}
 
 
 def frame_norms(gradient: Tensor) -> Tensor:
