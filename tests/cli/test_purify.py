@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from robustvideo.cli import app
 from robustvideo.data import load_data, read_lossless, write_lossless
-from robustvideo.purification import load_defense
+from robustvideo.models import load_model
+from robustvideo.purification import Defended, load_defense
 from robustvideo.purification.windows import purify_video
 
 
@@ -67,6 +68,20 @@ def test_evaluate_takes_defences(tmp_path: Path) -> None:
         *(("none", "clean"), ("none", "noise")),
         *(("bit_depth(bits=3)", "clean"), ("bit_depth(bits=3)", "noise")),
     ]
+
+
+def test_attack_takes_a_defence(film: Path, tmp_path: Path) -> None:
+    """Behind a defence that blackens all but the brightest, the model answers what it answers to that."""
+    defense = "bit_depth(bits=1)"
+    options = ("--model", "embedded:r3d", "--attack", "fgsm(eps=2/255)", "--out", str(tmp_path / "out.mkv"))
+    plain, defended = (invoke("attack", str(film), *options, *more) for more in ((), ("--defense", defense)))
+    model = Defended(load_model("embedded:r3d"), load_defense(defense)).eval()
+    with torch.no_grad():
+        logits = model(read_lossless(film))[0]
+    assert model.labels is not None
+    answer = f"before  {model.labels[int(logits.argmax())]} ({float(logits.double().softmax(0).max()):.1%})"
+    assert answer in defended
+    assert answer not in plain
 
 
 def test_defenses_are_listed() -> None:

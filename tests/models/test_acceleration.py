@@ -366,3 +366,25 @@ def test_rewritten_gradients_can_be_differentiated_again_and_checkpointed(layer:
     (through,) = torch.autograd.grad(checkpoint(fast, x, use_reentrant=False).square().sum(), x)
     (straight,) = torch.autograd.grad(layer(x).square().sum(), x)
     assert relative_error(through, straight) < 1e-5
+
+
+def test_a_network_with_an_autocast_of_its_own_is_differentiated_outside_of_one() -> None:
+    """A denoiser in bf16 before a classifier in fp32: the gradient comes back in the type of the inner cast."""
+
+    class Inner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv3d(3, 4, (1, 2, 2), (1, 2, 2)), nn.Conv3d(4, 4, 3, padding=1, groups=4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.layers(x).float().square().sum()  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    network = Inner().eval().requires_grad_(False)
+    found = []
+    for module in (network, gradient_twin(network, "fp32")):
+        x = torch.rand(*VIDEO, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        found.append(torch.autograd.grad(module(x), x)[0])
+    assert found[1].dtype is torch.float32
+    assert (found[0] - found[1]).norm() < 0.02 * found[0].norm()

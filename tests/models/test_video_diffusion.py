@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from math import sqrt
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from toys import ConvNet, clips
 
@@ -48,6 +50,37 @@ def test_what_one_frame_shows_is_heard_of_in_the_others(denoiser: VideoDenoiser)
     other[:, :, 0] += 1
     change = (denoiser(state, torch.tensor([50])) - denoiser(other, torch.tensor([50]))).abs()
     assert (change.amax((0, 1, 3, 4)) > 1e-4).all()
+
+
+def test_framewise_every_frame_is_alone() -> None:
+    torch.manual_seed(0)
+    denoiser, state = VideoDenoiser(8, framewise=True).eval(), draw(2, 3, 4, 16, 16)
+    timesteps = torch.tensor([50, 300])
+    whole = denoiser(state, timesteps)
+    assert whole.shape == state.shape
+    for frame in range(4):
+        alone = denoiser(state[:, :, frame : frame + 1], timesteps)
+        assert torch.allclose(whole[:, :, frame : frame + 1], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("framewise", [False, True])
+def test_a_trained_denoiser_is_what_another_training_goes_on_from(framewise: bool, tmp_path: Path) -> None:
+    first = VideoDiffusion(width=8, framewise=framewise).apply(ConvNet())
+    save_file(dict(first.state_dict()), str(tmp_path / "model.safetensors"))
+    again = VideoDiffusion(start=f"trained:{tmp_path}/model.safetensors").apply(ConvNet())
+    assert isinstance(again, BehindDenoiser)
+    assert again.denoiser.framewise is framewise
+    state = first.denoiser.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in again.denoiser.state_dict().items())
+
+
+def test_the_timestep_scales_what_is_found() -> None:
+    """Without noise in the state, how much is found may depend on the timestep alone."""
+    torch.manual_seed(0)
+    denoiser = VideoDenoiser(8).eval()
+    state = draw(1, 3, 2, 16, 16)
+    found = [denoiser(state, torch.tensor([t])) for t in (1, 399)]
+    assert (found[0] - found[1]).norm() > 0.02 * found[0].norm()
 
 
 def test_mirrored_edges() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from purifiers import Grey, Identity, Jitter, Scaled, TwoViews, generator_file
+from purifiers import Grey, Identity, Jitter, Scaled, TwoViews, denoiser_file, generator_file
 from torch import Tensor
 from toys import ConvNet, Linear, Smooth, Watched, alternating, clips, problem_for, weights
 
@@ -282,3 +283,15 @@ def test_the_purifier_s_network_is_part_of_the_model(tmp_path_factory: pytest.Te
     assert {id(p) for p in model.network.parameters()} <= {id(p) for p in model.parameters()}
     with at_rest(model):
         assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_a_surrogate_of_the_same_weights_works_with_the_same_network(tmp_path: Path) -> None:
+    file = f"model={denoiser_file(tmp_path)!r}"
+    for spec, shared in (
+        (f"videopure({file}, gradient=surrogate, flow=none)", True),
+        (f"videopure({file}, gradient=surrogate, surrogate=ddim_inversion({file}, substeps=2))", True),
+        (f"videopure({file}, gradient=surrogate, surrogate=ddim_inversion({file}, precision=bf16))", False),
+    ):
+        model = Defended(smooth().float(), load_defense(spec))
+        assert model.surrogate is not None
+        assert (model.surrogate.network is model.network) is shared

@@ -55,6 +55,15 @@ def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -
     return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
 
 
+def test_the_last_epoch_is_kept_where_the_recipe_says_so(tmp_path: Path) -> None:
+    """A rate that destroys the network after its first epoch: the best is the first, the last is another."""
+    for keep in ("best", "last"):
+        train(recipe(epochs=3, lr=5.0, validation={"keep": keep}), tmp_path / keep, quiet=True)
+    logged = [line["val_accuracy"] for line in epochs(tmp_path / "last")]
+    assert max(logged) > logged[-1], "the test needs a run that gets worse"
+    assert largest_difference(weights(tmp_path / "best"), weights(tmp_path / "last")) > 0
+
+
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path, kills: int) -> None:
     """Real processes, killed at random moments, with a checkpoint after every batch."""

@@ -117,7 +117,8 @@ class _Interleaved:
         reach = zip(coarse, self.weight.shape[2:], self.before, gradient.shape[2:], strict=True)
         after = [n + taps - 1 - before - available for n, taps, before, available in reach]
         padding = [max(pair) for pair in zip(self.before, after, strict=True)]
-        found = _OPERATIONS[gradient.ndim](gradient, self.weight, padding=padding)
+        weight = self.weight.to(gradient.dtype)  # an autocast inside the network may have chosen another
+        found = _OPERATIONS[gradient.ndim](gradient, weight, padding=padding)
         for axis, (pad, before, size) in enumerate(zip(padding, self.before, coarse, strict=True)):
             found = found.narrow(2 + axis, pad - before, size)
         found = torch.unflatten(found, 1, (*self.stride, -1))
@@ -154,7 +155,7 @@ class _Depthwise:
         spread = gradient.new_zeros(len(gradient), room[0], *room[1:], gradient.shape[1]).movedim(-1, 1)
         places = zip(self.before, self.stride, gradient.shape[2:], strict=True)
         spread[:, :, *(slice(start, start + step * count, step) for start, step, count in places)] = gradient
-        return _OPERATIONS[gradient.ndim](spread, self.weight, groups=len(self.weight))
+        return _OPERATIONS[gradient.ndim](spread, self.weight.to(gradient.dtype), groups=len(self.weight))
 
 
 class _DifferentiatedBy(torch.autograd.Function):

@@ -14,6 +14,9 @@ from robustvideo.model import Model
 from robustvideo.spec import Source
 from robustvideo.storage import slug
 
+MODULE = "robustvideo_user_"
+"""How the names of the modules begin that are made of users' files; no import finds them."""
+
 
 def load_user_file(source: Source) -> Model:
     """Load ``file:<path.py>:<factory>?key=value``; the options go to the factory as text.
@@ -29,7 +32,7 @@ def load_user_file(source: Source) -> Model:
     path = Path(file).expanduser().resolve()
     if not path.is_file():
         raise InputError(f"There is no file {file}.")
-    spec = importlib.util.spec_from_file_location(f"robustvideo_user_{slug(str(path)).replace('-', '_')}", path)
+    spec = importlib.util.spec_from_file_location(f"{MODULE}{slug(str(path)).replace('-', '_')}", path)
     if spec is None or spec.loader is None:
         raise InputError(f"{file} is not a Python file.")
     module = importlib.util.module_from_spec(spec)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.resources import as_file, files
 from itertools import pairwise
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -17,28 +19,37 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustvideo.clip import Clip
-from robustvideo.errors import InputError
+from robustvideo.errors import InputError, unknown
 from robustvideo.model import Model
 from robustvideo.models.alteration import Alteration, alterations
+from robustvideo.models.checkpoint import load_state, read_state
 from robustvideo.models.front import Front
 from robustvideo.models.noise_schedule import NoiseSchedule
 from robustvideo.randomness import ClipRandom, seed_for
 
 _GROUPS = 4
 _TIME = 64  # features of a timestep
+_PREFIX = "denoiser."
+_EMBEDDED = {"kinetic": "video_diffusion"}
+"""Name after ``embedded:`` -> file of weights."""
 
 
 class Block(nn.Module):
-    """``x + conv(norm(conv(norm(x)) + time))``, each convolution over the plane, then over time, then SiLU."""
+    """``x + conv(scale norm(conv(norm(x))) + shift)``; SiLU, then a convolution over the plane, then one over time.
 
-    def __init__(self, channels: int):
+    The timestep scales and shifts every channel: how loud the noise is decides by how much it must be amplified.
+    """
+
+    def __init__(self, channels: int, span: int):
         super().__init__()
-        self.time = nn.Linear(_TIME, channels)
-        self.first, self.second = _convolution(channels), _convolution(channels)
+        self.time = nn.Linear(_TIME, 2 * channels)
+        self.first, self.second = _convolution(channels, span), _convolution(channels, span)
+        self.norms = nn.ModuleList(nn.GroupNorm(_GROUPS, channels) for _ in range(2))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        inner = self.first(x) + self.time(time)[:, :, None, None, None]
-        return x + self.second(inner)  # type: ignore[no-any-return]
+        scale, shift = self.time(time)[:, :, None, None, None].chunk(2, dim=1)
+        inner = self.norms[1](self.first(self.norms[0](x)))
+        return x + self.second((1 + scale) * inner + shift)  # type: ignore[no-any-return]
 
 
 class VideoDenoiser(nn.Module):
@@ -50,26 +61,36 @@ class VideoDenoiser(nn.Module):
 
     Args:
         width: channels at the first resolution, a multiple of 4; the others have two and three times as many.
+        framewise: every frame is a video of its own: a diffusion model of images.
     """
 
     factor: ClassVar[int] = 8
 
-    def __init__(self, width: int = 32):
+    def __init__(self, width: int = 32, framewise: bool = False):
         super().__init__()
         channels = [width, 2 * width, 3 * width]
+        span = 1 if framewise else 3
         self.width = width
+        self.framewise = framewise
         self.embed = nn.Sequential(nn.Linear(_TIME, _TIME), nn.SiLU(), nn.Linear(_TIME, _TIME), nn.SiLU())
         self.enter = nn.Conv3d(12, width, (1, 3, 3), padding=(0, 1, 1))
-        self.down = nn.ModuleList(Block(c) for c in channels)
+        self.down = nn.ModuleList(Block(c, span) for c in channels)
         self.smaller = nn.ModuleList(nn.Conv3d(a, b, (1, 2, 2), (1, 2, 2)) for a, b in pairwise(channels))
-        self.middle = Block(channels[-1])
+        self.middle = Block(channels[-1], span)
         self.larger = nn.ModuleList(nn.ConvTranspose3d(b, a, (1, 2, 2), (1, 2, 2)) for a, b in pairwise(channels))
-        self.up = nn.ModuleList(Block(c) for c in channels[:-1])
+        self.up = nn.ModuleList(Block(c, span) for c in channels[:-1])
         self.leave = nn.Sequential(
             nn.GroupNorm(_GROUPS, width), nn.SiLU(), nn.Conv3d(width, 12, (1, 3, 3), 1, (0, 1, 1))
         )
 
     def forward(self, state: Tensor, timesteps: Tensor) -> Tensor:
+        if not self.framewise:
+            return self._predicted(state, timesteps)
+        frames = state.transpose(1, 2).flatten(0, 1)[:, :, None]
+        noise = self._predicted(frames, timesteps.repeat_interleave(state.shape[2]))
+        return noise.view(len(state), -1, *state.shape[1:2], *state.shape[3:]).transpose(1, 2)
+
+    def _predicted(self, state: Tensor, timesteps: Tensor) -> Tensor:
         time = self.embed(_waves(timesteps).to(state.dtype))
         x = self.enter(_framewise(F.pixel_unshuffle, state))
         kept: list[Tensor] = []
@@ -129,13 +150,17 @@ class VideoDiffusion(Alteration):
         width: channels at the denoiser's first resolution, a multiple of 4. Default 32: 0.8 million weights.
         timestep: at which epochs are told apart, of 1000. Default 301, twice as noisy as purification starts, so that
             accuracies do not all come to the clean one.
+        framewise: a diffusion model of images instead, which sees every frame alone.
+        start: a trained denoiser to go on from (`load_denoiser`), which decides what it is. Default: none.
 
     Raises:
-        InputError: a width or a timestep that cannot be.
+        InputError: a width or a timestep that cannot be, or a denoiser that is not there.
     """
 
     width: int = 32
     timestep: int = 301
+    framewise: bool = False
+    start: str | None = None
 
     def __post_init__(self) -> None:
         if self.width < 4 or self.width % _GROUPS:
@@ -144,7 +169,44 @@ class VideoDiffusion(Alteration):
             raise InputError(f"timestep= of video_diffusion is from 0 to 999, got {self.timestep}.")
 
     def apply(self, model: Model) -> Model:
-        return BehindDenoiser(VideoDenoiser(self.width), model, self.timestep)
+        denoiser = (
+            VideoDenoiser(self.width, self.framewise) if self.start is None else load_denoiser(self.start).train()
+        )
+        return BehindDenoiser(denoiser, model, self.timestep)
+
+
+def load_denoiser(name: str) -> VideoDenoiser:
+    """A trained denoiser, in evaluation mode: ``embedded:kinetic``, or a file that ``robustvideo train`` wrote.
+
+    Args:
+        name: the file may stand behind ``trained:``.
+
+    Raises:
+        InputError: an unknown name, no such file, or one that holds no denoiser.
+    """
+    if not name.startswith("embedded:"):
+        return _read(Path(name.removeprefix("trained:")).expanduser(), name)
+    own = name.removeprefix("embedded:")
+    if own not in _EMBEDDED:
+        raise unknown("embedded diffusion model", own, _EMBEDDED)
+    with as_file(files("robustvideo") / "models" / "weights" / f"{_EMBEDDED[own]}.safetensors") as path:
+        if not path.is_file():
+            raise InputError(
+                f"{name} does not come with this version: train the recipe embedded/diffusion and give its file."
+            )
+        return _read(path, name)
+
+
+def _read(path: Path, name: str) -> VideoDenoiser:
+    state = read_state(path)
+    own = {key.removeprefix(_PREFIX): tensor for key, tensor in state.items() if key.startswith(_PREFIX)}
+    if not own:
+        raise InputError(f"{name} holds no diffusion model: train a network with=video_diffusion() by diffusion.")
+    with torch.random.fork_rng([]):  # the weights that are drawn here are replaced at once
+        framewise = own["middle.first.2.weight"].shape[2] == 1
+        denoiser = VideoDenoiser(width=len(own["enter.weight"]), framewise=framewise)
+    load_state(denoiser, own, name)
+    return denoiser.eval()
 
 
 def reflected(video: Tensor, multiple: int) -> Tensor:
@@ -163,12 +225,11 @@ def _framewise(shuffle: Callable[[Tensor, int], Tensor], video: Tensor) -> Tenso
     return frames.view(len(video), video.shape[2], *frames.shape[1:]).transpose(1, 2)
 
 
-def _convolution(channels: int) -> nn.Sequential:
+def _convolution(channels: int, span: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.GroupNorm(_GROUPS, channels),
         nn.SiLU(),
         nn.Conv3d(channels, channels, (1, 3, 3), padding=(0, 1, 1)),
-        nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0)),
+        nn.Conv3d(channels, channels, (span, 1, 1), padding=(span // 2, 0, 0)),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError
@@ -46,6 +46,7 @@ class Defended(Model):
     Args:
         model: the model to defend.
         purifier: what to put in front of it.
+        network: what the purifier works with. Default: loaded.
 
     Attributes:
         passes: counts purifications.
@@ -54,14 +55,15 @@ class Defended(Model):
         InputError: the purifier's weights cannot be had.
     """
 
-    def __init__(self, model: Model, purifier: Purifier):
+    def __init__(self, model: Model, purifier: Purifier, network: nn.Module | None = None):
         super().__init__()
         self.undefended = model
         self.purifier = purifier
-        network = purifier.network()
+        network = purifier.network() if network is None else network
         self.network = None if network is None else network.to(device_of(model))
         stand_in = None if purifier.gradient in (None, "exact") else purifier.stand_in()
-        self.surrogate = None if stand_in is None else Defended(model, stand_in)
+        shared = self.network if stand_in is not None and stand_in.weights == purifier.weights else None
+        self.surrogate = None if stand_in is None else Defended(model, stand_in, shared)
         self.passes = PassCounter()
         self.labels, self.sample_rate = model.labels, model.sample_rate
         self.frames, self.size = model.frames, model.size

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustvideo.errors import InputError, unknown
-from robustvideo.models.checkpoint import load_state, read_state
+from robustvideo.errors import InputError
 from robustvideo.models.noise_schedule import NoiseSchedule
-from robustvideo.models.video_diffusion import VideoDenoiser
+from robustvideo.models.video_diffusion import VideoDenoiser, load_denoiser
 from robustvideo.purification.diffusion_model import Diffusion, FrameAutoencoder, Pixels, Precision
-
-_PREFIX = "denoiser."
-_EMBEDDED = {"kinetic": "video_diffusion"}
-"""Name after ``embedded:`` -> file of weights."""
 
 
 def load_diffusion(model: str, precision: Precision = "fp32") -> Diffusion:
@@ -26,7 +20,8 @@ def load_diffusion(model: str, precision: Precision = "fp32") -> Diffusion:
     ==========================================  ======================================================================
     ``embedded:kinetic``                        a small model of `embedded:kinetic` that comes with the package
     ``runs/diffusion/model.safetensors``        one that ``robustvideo train`` wrote for a network
-                                                ``with=video_diffusion()``; its denoiser is used, its network is not
+                                                ``with=video_diffusion()``; its denoiser is used, its network is not;
+                                                ``trained:`` may stand before it
     ``damo-vilab/text-to-video-ms-1.7b``        a repository on the Hugging Face hub, or a local folder, in the layout
                                                 of diffusers: ``unet``, ``scheduler``, and for latents ``vae``
     ==========================================  ======================================================================
@@ -38,10 +33,8 @@ def load_diffusion(model: str, precision: Precision = "fp32") -> Diffusion:
     Raises:
         InputError: a model that is not there, that is of another kind, or whose library is not installed.
     """
-    if model.startswith("embedded:"):
-        return _embedded(model.removeprefix("embedded:"), precision)
-    if model.endswith(".safetensors"):
-        return _trained(read_state(Path(model).expanduser()), model, precision)
+    if model.startswith(("embedded:", "trained:")) or model.endswith(".safetensors"):
+        return Diffusion(load_denoiser(model), Pixels(VideoDenoiser.factor), precision=precision).eval()
     return load_diffusers(model, precision)
 
 
@@ -127,28 +120,6 @@ def _empty_prompt(place: str, parts: dict[str, Any], unet: Any) -> Tensor:
     with torch.no_grad():
         states: Tensor = encoder.eval()(tokens.input_ids)[0]
     return states
-
-
-def _embedded(name: str, precision: Precision) -> Diffusion:
-    if name not in _EMBEDDED:
-        raise unknown("embedded diffusion model", name, _EMBEDDED)
-    with as_file(files("robustvideo") / "models" / "weights" / f"{_EMBEDDED[name]}.safetensors") as path:
-        if not path.is_file():
-            raise InputError(
-                f"embedded:{name} does not come with this version: train the recipe embedded/diffusion and give its "
-                "file as model=."
-            )
-        return _trained(read_state(path), f"embedded:{name}", precision)
-
-
-def _trained(state: dict[str, Tensor], name: str, precision: Precision) -> Diffusion:
-    own = {key.removeprefix(_PREFIX): tensor for key, tensor in state.items() if key.startswith(_PREFIX)}
-    if not own:
-        raise InputError(f"{name} holds no diffusion model: train a network with=video_diffusion() by diffusion.")
-    with torch.random.fork_rng([]):  # the weights that are drawn here are replaced at once
-        denoiser = VideoDenoiser(width=len(own["enter.weight"]))
-    load_state(denoiser, own, name)
-    return Diffusion(denoiser, Pixels(VideoDenoiser.factor), precision=precision).eval()
 
 
 def _first_line(error: Exception) -> str:

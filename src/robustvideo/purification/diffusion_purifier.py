@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, get_args
 
@@ -84,6 +84,10 @@ class DiffusionPurifier(Purifier):
     def network(self) -> nn.Module:
         """A ModuleDict with the ``diffusion`` model."""
         return nn.ModuleDict({"diffusion": load_diffusion(self.model, self.precision)})
+
+    @property
+    def weights(self) -> Hashable:
+        return self.model, self.precision
 
     def stand_in(self) -> Purifier | None:
         if self.gradient != "surrogate" or self.surrogate is not None:

@@ -1,4 +1,4 @@
-"""Optical flow from each frame of a video to the next, by a network, by OpenCV, or none."""
+"""Optical flow from each frame of a video to the next: by a network, by OpenCV, by tensors alone, or none."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from robustvideo.errors import InputError
 from robustvideo.purification.dis_flow import dis_flow
+from robustvideo.purification.horn_schunck import horn_schunck_flow
 
-FlowSource = Literal["dis", "raft"]
+FlowSource = Literal["dis", "raft", "horn_schunck"]
+DIFFERENTIABLE: tuple[FlowSource, ...] = ("raft", "horn_schunck")
 
 _LEAST = 128  # pixels a side, of torchvision's RAFT
 _UPDATES = 10  # refinements, as VideoPure's code runs RAFT
@@ -37,7 +39,7 @@ def optical_flow(video: Tensor, source: FlowSource | None, network: nn.Module | 
 
     Args:
         video: (B, 3, T, H, W) in [0, 1].
-        source: ``dis`` is OpenCV's DIS, ``raft`` a network, None no motion at all.
+        source: ``dis`` is OpenCV's DIS, ``raft`` a network, ``horn_schunck`` neither, None no motion at all.
         network: RAFT (`load_raft`).
 
     Returns:
@@ -51,7 +53,18 @@ def optical_flow(video: Tensor, source: FlowSource | None, network: nn.Module | 
         return video.new_zeros(batch, 2, frames - 1, height, width)
     if source == "dis":
         return dis_flow(video)
-    assert network is not None, "the purifier loads RAFT"
+    return differentiable_flow(video, source, network)
+
+
+def differentiable_flow(video: Tensor, source: FlowSource, network: nn.Module | None = None) -> Tensor:
+    """The flow of one of the `DIFFERENTIABLE` sources, for who wants its gradient; see `optical_flow`.
+
+    RAFT takes its own position for a constant at every refinement: its gradient is what autograd makes of that.
+    """
+    if source == "horn_schunck":
+        return horn_schunck_flow(video)
+    assert network is not None, "who wants RAFT loads it"
+    frames = video.shape[2]
     flows = [raft_flow(video[:, :, t], video[:, :, t + 1], network) for t in range(frames - 1)]
     return torch.stack(flows, 2)
 

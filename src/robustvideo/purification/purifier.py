@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final, get_args
 
@@ -101,6 +101,11 @@ class Purifier(ABC):
             InputError: its weights cannot be had.
         """
         return None
+
+    @property
+    def weights(self) -> Hashable:
+        """What `network` is loaded from: purifiers of equal weights work with the same one. Default: the purifier."""
+        return self
 
     def stand_in(self) -> Purifier | None:
         """What is differentiated in its place; None for the identity. Default: ``surrogate``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Literal, get_args
@@ -55,8 +55,8 @@ class VideoPure(DiffusionPurifier):
         candidate: answer with the prediction z_0^t of this one step, from t* (the highest) to 0 (the end). Default:
             all of them.
         guided_way: the guided state replaces the state on the way down.
-        flow: ``dis`` (OpenCV), ``raft`` (torchvision's weights, as published), or ``none``: neighbouring frames are
-            compared where they are. Of the clip as it is given.
+        flow: ``dis`` (OpenCV), ``raft`` (torchvision's weights, as published), ``horn_schunck`` (no weights, of small
+            motions), or ``none``: neighbouring frames are compared where they are. Of the clip as it is given.
         softness: h > 0 has the exact gradient take the signs in the temporal guidance, which are flat, for
             ``tanh(r / h)``, r in latent units; 0.01 is a value to try. An attack keeps the stronger of both. Default 0:
             the gradient as it is.
@@ -105,6 +105,10 @@ class VideoPure(DiffusionPurifier):
         if self.flow == "raft" and self._guides_time:
             networks["flow"] = load_raft()
         return networks
+
+    @property
+    def weights(self) -> Hashable:
+        return (super().weights, "raft") if self.flow == "raft" and self._guides_time else super().weights
 
     @property
     def _guides_time(self) -> bool:

@@ -53,10 +53,12 @@ class Validation(_Strict):
         attack: an attack's spec. With it, the best epoch is the one of highest robust accuracy, and the final
             weights are attacked with it too; without it, the one of highest accuracy.
         clips: how many clips of ``val`` are used, drawn once by the recipe's seed; None takes all.
+        keep: "best" epoch, or the "last": for what accuracy does not measure, such as a diffusion model.
     """
 
     attack: str | None = None
     clips: int | None = Field(default=None, ge=1)
+    keep: Literal["best", "last"] = "best"
 
 
 class Export(_Strict):

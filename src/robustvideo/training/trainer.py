@@ -245,7 +245,7 @@ class Trainer:
             line["val_robust_accuracy"] = robust / clips
         position.history.append(line)
         score = (clean if self.attack is None else robust) / clips
-        if score > position.best:
+        if score > position.best or self.recipe.validation.keep == "last":
             position.best = score
             if self.accelerator.is_main_process:
                 self.folder.save_best(self.network.state_dict())
