@@ -11,6 +11,7 @@ import pytest
 from robustvideo.errors import InputError, RunConflict
 from robustvideo.evaluation.metrics import Interval
 from robustvideo.report.study import build_study_page
+from robustvideo.report.study_text import study_text
 from robustvideo.reproduction.outcomes import Values
 from robustvideo.reproduction.reproduce import ClaimResult, _difference, filled, reproduce
 from robustvideo.reproduction.study import Claim, Study
@@ -96,6 +97,10 @@ def test_a_column_says_what_its_row_does_not(tmp_path: Path) -> None:
     assert transferred.estimate > 1 - own.estimate
     page = build_study_page(study, "smoke", outcome, tmp_path / "page.html").read_text()
     assert "50.0 %" in page
+    text = study_text(study, outcome)
+    assert text.splitlines()[0] == "| table 1 | white-box, fooling rate | from the other | cost, gradients |"
+    assert f"| PGD | {100 * own.estimate:.1f} [" in text
+    assert "* *FGSM is cheap*: reproduced, " in text
     assert ">1.5</small>" in page
 
 

@@ -28,20 +28,15 @@ def reproduce(
     """
     from robustvideo.cli.device import resolve
     from robustvideo.report.study import build_study_page
+    from robustvideo.report.study_text import study_text
     from robustvideo.reproduction.reproduce import reproduce as run
     from robustvideo.reproduction.study import load_study
+    from robustvideo.storage import write_text
 
     chosen = load_study(study, scale)
     folder = out or Path("runs") / f"{study.as_posix().replace('/', '-').removesuffix('.yaml')}-{scale}"
     outcome = run(chosen, folder, device=resolve(device))
-    for key, row in outcome.rows.items():
-        cells = "  ".join(
-            f"{column.name}: {cell.estimate:.1%} [{cell.low:.0%}, {cell.high:.0%}]"
-            for column, cell in zip(chosen.columns, row.cells, strict=True)
-            if cell is not None
-        )
-        print(f"{chosen.rows[key].name}: {cells}")
-    for result in outcome.claims:
-        gain = result.difference
-        print(f"{result.verdict}: {result.claim.text} ({gain.estimate:+.1%} [{gain.low:+.1%}, {gain.high:+.1%}])")
+    text = study_text(chosen, outcome)
+    write_text(folder / "results.md", text)
+    print(text)
     print(build_study_page(chosen, scale, outcome, folder / "report.html"))
