@@ -1,12 +1,13 @@
 # make demo   install, and run the embedded evaluation with its report
 # make test   install what tests need, and run them
 # make check  lint and types
+# make docs   build the documentation site into build/site, warnings are errors
 PYTHON ?= python3
 BIN := .venv/bin
 # one process per core, with one thread each: threads that wait for each other are slower than none
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical
 
-.PHONY: demo test test-all check clean
+.PHONY: demo test test-all check docs clean
 
 demo: .venv/installed
 	$(BIN)/robustvideo evaluate
@@ -21,6 +22,9 @@ check: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: .venv/installed-dev
+	$(BIN)/mkdocs build --strict
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -37,4 +41,4 @@ check: .venv/installed-dev
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs build

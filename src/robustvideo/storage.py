@@ -1,20 +1,67 @@
-"""Writing files so that a crash, a kill or a full disk leaves the old one or the new one, never half of one."""
+"""Writing files so that a crash, a kill or a full disk leaves the old one or the new one, never half of one.
+
+A place is a `pathlib.Path`, or what universal_pathlib makes of the address of any other file system that fsspec knows
+(``s3://``, ``gs://``, ``memory://``), which has the same methods.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import re
+import tempfile
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from robustvideo.errors import RobustVideoError
+from robustvideo.errors import InputError, RobustVideoError
 
 _HOST = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
+
+
+def place(name: str | Path) -> Path:
+    """Where something lies: a path on this machine, or an address such as ``s3://bucket/run``.
+
+    Args:
+        name: a path or an address; what is a place already stays as it is.
+
+    Raises:
+        InputError: an address of an unknown kind, or one that needs a package that is not installed.
+    """
+    if not isinstance(name, str) or "://" not in name:
+        return Path(name) if isinstance(name, str) else name
+    scheme, _, rest = name.partition("://")
+    if scheme == "file":
+        return Path(rest)
+    try:
+        from upath import UPath
+
+        return cast(Path, UPath(name))
+    except ImportError as error:
+        raise InputError(f"{name} needs another package ({error}): pip install 'robustvideo[remote]'.") from error
+    except ValueError as error:
+        raise InputError(f"{name} is no place to write to: {str(error).strip().splitlines()[0]}") from error
+
+
+def is_local(path: Path) -> bool:
+    """Whether a place is on this machine, where libraries can open it by its name."""
+    return isinstance(path, Path)
+
+
+@contextmanager
+def local_copy(path: Path) -> Iterator[Path]:
+    """A file by a name that every library can open: itself, or a copy that lasts as long as the context."""
+    if is_local(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        copy.write_bytes(path.read_bytes())
+        yield copy
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -27,6 +74,9 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     Raises:
         RobustVideoError: the disk is full or the folder cannot be written; the old file is untouched.
     """
+    if not is_local(path):
+        _send_atomically(path, write)
+        return
     temporary = path.with_name(f".{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,6 +91,20 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _send_atomically(path: Any, write: Callable[[Path], Any]) -> None:
+    """`write_atomically` to another file system: written here, sent beside its place, and renamed there."""
+    sent = path.with_name(f".{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder) / path.name
+            write(temporary)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.fs.put_file(str(temporary), sent.path)
+        path.fs.mv(sent.path, path.path)
+    except OSError as error:
+        raise RobustVideoError(f"Cannot write {path}: {error}; what was written before is intact.") from error
 
 
 def is_temporary(path: Path) -> bool:
@@ -71,6 +135,11 @@ def _is_alive(pid: int) -> bool:
 def write_text(path: Path, text: str) -> None:
     """`write_atomically` for UTF-8 text."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def signature(content: Any) -> str:
+    """A hash of what JSON can hold, to notice afterwards that a file is not what was written."""
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def slug(name: str) -> str:

@@ -27,7 +27,7 @@ def test_json_is_json_and_the_run_is_complete(tmp_path: Path) -> None:
 
 
 def test_every_command_has_help_with_examples() -> None:
-    for command in ("evaluate", "report", "train", "attack", "sweep", "list"):
+    for command in ("evaluate", "report", "leaderboard", "train", "attack", "sweep", "list"):
         result = CliRunner().invoke(app, [command, "--help"])
         assert result.exit_code == 0
         assert "Examples" in result.output, command

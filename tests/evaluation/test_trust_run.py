@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,14 @@ def test_the_command_line_decides(tmp_path: Path, option: str, examined: bool) -
     assert (out / FILE).exists() is examined
     assert ("applicable checks pass" in done.output) is examined
     assert ("May these numbers be believed?" in (out / "report.html").read_text()) is examined
+
+
+def test_json_holds_the_grades(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from robustvideo.cli.evaluate import print_summary
+    from robustvideo.evaluation.trust.check import Check, save_checks
+
+    examined = run(tmp_path / "run")
+    save_checks(examined.path, {"none": [Check(PROVENANCE, "warn", 1.0, 0.0, "One is missing.", "Add it.")]})
+    print_summary([examined.path], as_json=True)
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["defense"]: row["trust"] for row in rows} == {"none": {PROVENANCE: "warn"}, "bit_depth(bits=5)": None}

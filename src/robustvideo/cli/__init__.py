@@ -10,11 +10,14 @@ import typer
 from typer.core import TyperGroup
 
 from robustvideo.cli.attack import attack
+from robustvideo.cli.corruption import corruption
 from robustvideo.cli.evaluate import evaluate
+from robustvideo.cli.leaderboard import leaderboard
 from robustvideo.cli.list import list_names
 from robustvideo.cli.purify import purify
 from robustvideo.cli.report import report
 from robustvideo.cli.reproduce import reproduce
+from robustvideo.cli.routing import routing
 from robustvideo.cli.sweep import sweep
 from robustvideo.cli.train import train
 from robustvideo.errors import RobustVideoError
@@ -46,11 +49,14 @@ app = typer.Typer(
 )
 app.command("evaluate")(evaluate)
 app.command("report")(report)
+app.command("leaderboard")(leaderboard)
 app.command("train")(train)
 app.command("attack")(attack)
 app.command("purify")(purify)
 app.command("reproduce")(reproduce)
 app.command("sweep")(sweep)
+app.command("corruption")(corruption)
+app.command("routing")(routing)
 app.command("list")(list_names)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,13 @@ import typer
 
 if TYPE_CHECKING:
     from robustvideo.evaluation.suite import Suite
+
+
+class Engine(StrEnum):
+    """Who works on the evaluation."""
+
+    local = "local"
+    ray = "ray"
 
 
 def evaluate(
@@ -33,7 +41,10 @@ def evaluate(
     codec: Annotated[
         list[str] | None, typer.Option(help="Classify again after re-encoding, e.g. h264:23 or mjpeg:5; repeat.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/, named after what is run.")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(help="Run directory, or an address (s3://bucket/run). Default: runs/, named after what is run."),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Clips per batch.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seeds every random draw.")] = None,
     precision: Annotated[str | None, typer.Option(help="Gradient passes in fp32, bf16 or fp16.")] = None,
@@ -47,13 +58,16 @@ def evaluate(
     ] = None,
     title: Annotated[str | None, typer.Option(help="Heading of the report.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    engine: Annotated[
+        Engine, typer.Option(help="local: this process, or those of torchrun; ray: a Ray cluster.")
+    ] = Engine.local,
     strict: Annotated[bool, typer.Option(help="Stop at the first clip that cannot be read.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Attack a model on a data set, and write a run directory with a report.
 
     Without arguments it runs the embedded demo (two minutes on two cores). The same command again continues an
-    interrupted run.
+    interrupted run. Several processes share the work under `torchrun` or `accelerate launch`.
 
     **Examples**
 
@@ -67,12 +81,16 @@ def evaluate(
     `robustvideo evaluate --model embedded:r3d --data embedded:kinetic --defense none --defense 'jpeg(quality=50)'`
 
     `robustvideo evaluate suite.yaml --device cuda --precision bf16`
+
+    `torchrun --nproc-per-node 8 -m robustvideo evaluate suite.yaml --out runs/large`
     """
     from robustvideo.cli.device import resolve
+    from robustvideo.evaluation.engine import load_engine
     from robustvideo.evaluation.evaluation import evaluate_suite
     from robustvideo.evaluation.suite import default_suite, load_suite, make_suite
     from robustvideo.report import build_report
     from robustvideo.spec import parse_value
+    from robustvideo.storage import place
 
     given = {
         "models": model or None,
@@ -97,9 +115,18 @@ def evaluate(
     else:
         base = default_suite().model_dump()
     chosen = make_suite({**base, **changes}, "The command line")
-    folder = out or Path("runs") / _default_name(suite, chosen)
+    folder = place(out) if out else Path("runs") / _default_name(suite, chosen)
     command = shlex.join(["robustvideo", *sys.argv[1:]])
-    runs = evaluate_suite(chosen, folder, device=resolve(device), strict=strict, command=command)
+    runs = evaluate_suite(
+        chosen,
+        folder,
+        device="cpu" if engine is Engine.ray and device == "auto" else resolve(device),
+        strict=strict,
+        command=command,
+        engine=engine.value,
+    )
+    if not load_engine(engine.value).is_main:
+        return
     page = build_report([run.path for run in runs], folder / "report.html")
     print_summary([run.path for run in runs], as_json=as_json)
     if not as_json:
@@ -119,7 +146,7 @@ def _default_name(path: Path | None, suite: Suite) -> str:
 
 
 def print_summary(runs: list[Path], *, as_json: bool) -> None:
-    """Print robust accuracy per model, attack and budget."""
+    """Print robust accuracy per model, attack and budget; as JSON, with the grades of the trust checks."""
     import json
     from dataclasses import asdict
 
@@ -129,12 +156,25 @@ def print_summary(runs: list[Path], *, as_json: bool) -> None:
 
     from robustvideo.evaluation.metrics import summarise
     from robustvideo.evaluation.run import open_run
+    from robustvideo.evaluation.trust import load_checks
     from robustvideo.spec import format_value
 
     opened = [open_run(path) for path in runs]
     summaries = [(run, row) for run in opened for row in summarise(run.records())]
     if as_json:
-        rows = [{"model": run.manifest.model.get("spec", ""), **asdict(row)} for run, row in summaries]
+        graded = {
+            (run.path, defense): {check.name: check.grade for check in checks}
+            for run in opened
+            for defense, checks in load_checks(run.path).items()
+        }
+        rows = [
+            {
+                "model": run.manifest.model.get("spec", ""),
+                **asdict(row),
+                "trust": graded.get((run.path, row.defense)),
+            }
+            for run, row in summaries
+        ]
         print(json.dumps(_finite(rows), indent=2, allow_nan=False))
         return
     columns = ("model", "attack", "budget", "robust accuracy", "95 % interval", "clips", "forward + backward per clip")

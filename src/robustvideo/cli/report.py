@@ -9,7 +9,7 @@ import typer
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories; several make a comparison.")],
+    runs: Annotated[list[str], typer.Argument(help="Run directories or addresses; several make a comparison.")],
     out: Annotated[
         Path | None, typer.Option(help="The page. Default: report.html in the run, or comparison.html beside it.")
     ] = None,
@@ -26,8 +26,10 @@ def report(
     """
     from robustvideo.report import build_report
     from robustvideo.report.training import build_training_page, is_training
+    from robustvideo.storage import place
 
-    if len(runs) == 1 and is_training(runs[0]):
-        print(build_training_page(runs[0], out))
+    places = [place(run) for run in runs]
+    if len(places) == 1 and is_training(places[0]):
+        print(build_training_page(places[0], out))
     else:
-        print(build_report(runs, out))
+        print(build_report(places, out))

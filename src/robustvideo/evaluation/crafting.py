@@ -16,7 +16,7 @@ from robustvideo.attacks.attack import Attack, AttackResult, Verdict, judge
 from robustvideo.clip import Clip, concatenate
 from robustvideo.model import Model, at_rest, is_out_of_memory
 from robustvideo.randomness import ClipRandom, seed_for
-from robustvideo.storage import slug, write_atomically
+from robustvideo.storage import local_copy, slug, write_atomically
 
 R = TypeVar("R")
 
@@ -68,7 +68,8 @@ class Surrogate:
         key = slug("\x1f".join((self.name, attack.spec, *clip.ids, *map(str, labels.tolist()))))
         path = self.folder / f"{key}.safetensors"
         if path.exists():
-            return _unpack(load_file(path, device=str(clip.device)), clip)
+            with local_copy(path) as file:
+                return _unpack(load_file(file, device=str(clip.device)), clip)
         result = craft(attack, self.model, clip, labels)
         write_atomically(path, lambda temporary: save_file(_pack(result), temporary))
         return result

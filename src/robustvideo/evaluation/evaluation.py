@@ -14,7 +14,9 @@ from robustvideo.data import load_data
 from robustvideo.data.dataset import VideoDataset
 from robustvideo.errors import InputError
 from robustvideo.evaluation.crafting import Surrogate
-from robustvideo.evaluation.run import Manifest, Run, environment, now, start_run
+from robustvideo.evaluation.engine import Engine, Name, load_engine
+from robustvideo.evaluation.records import finished_items, merge_shards
+from robustvideo.evaluation.run import Manifest, Run, environment, now, open_run, start_run
 from robustvideo.evaluation.runner import NO_DEFENSE, Runner
 from robustvideo.evaluation.suite import Suite
 from robustvideo.evaluation.trust import examine_run
@@ -22,7 +24,10 @@ from robustvideo.model import Model, device_of
 from robustvideo.models import load_model
 from robustvideo.progress import track
 from robustvideo.purification import Defended, Purifier
-from robustvideo.storage import slug
+from robustvideo.storage import place, slug
+
+MERGED_FROM = 64
+"""A finished run of fewer work items keeps a shard for each, which is easier to look at."""
 
 
 def evaluate(
@@ -42,6 +47,7 @@ def evaluate(
     command: str = "",
     device: str = "cpu",
     quiet: bool = False,
+    engine: Engine | Name = "local",
 ) -> Run:
     """Attack a model on a data set.
 
@@ -52,7 +58,8 @@ def evaluate(
         model: a model, which stays on its device, or a model spec, which is loaded onto ``device``.
         data: a data set or its spec.
         attacks: configured attacks, each at its own budget.
-        out: the run directory: new, empty, or one of the very same configuration.
+        out: the run directory: new, empty, or one of the very same configuration; a path, or an address that fsspec
+            knows, such as ``s3://bucket/run``.
         batch_size: clips per batch. Batches are fixed by it; where memory runs out, a batch is attacked in halves.
         save_clips: number of clips, spread evenly over the data, whose clean and adversarial videos are kept.
         strict: end the run at the first clip that cannot be read, instead of recording it.
@@ -65,6 +72,8 @@ def evaluate(
         command: the command line to show in the report.
         device: where a model given as a spec is loaded.
         quiet: show no progress.
+        engine: who works on it. "local": this process, with its fellows where ``accelerate launch`` or ``torchrun``
+            started several; "ray": a Ray cluster. The records do not depend on it.
 
     Returns:
         The finished run.
@@ -74,7 +83,9 @@ def evaluate(
         RunConflict: ``out`` belongs to another configuration or holds other files.
         RobustVideoError: the disk is full; what was written before is intact.
     """
-    out = Path(out)
+    out = place(out)
+    if isinstance(engine, str):
+        engine = load_engine(engine)
     if batch_size < 1:
         raise InputError(f"A batch holds at least one clip, got batch_size={batch_size}.")
     model_spec = model if isinstance(model, str) else f"{type(model).__module__}.{type(model).__qualname__}"
@@ -113,14 +124,13 @@ def evaluate(
         surrogates=surrogates,
         codecs=codecs,
     )
-    items = list(runner.items())
     manifest = Manifest(
         robustvideo=environment().get("robustvideo", ""),
         created=now(),
         title=title,
         command=command,
         configuration=configuration,
-        items=len(items),
+        items=runner.batches * runner.items_per_batch,
         model={
             "spec": model_spec,
             "labels": list(model.labels or ()),
@@ -131,20 +141,34 @@ def evaluate(
         data={"spec": data.spec, "clips": len(data), "labels": list(data.labels)},
         environment={**environment(), "device": str(device_of(model))},
     )
-    run = start_run(out, manifest)
-    done = sum(len(runner.members(i.batch)) for i in items if runner.shard(i).exists())
-    total = sum(len(runner.members(i.batch)) for i in items)
-    with track(model_spec, total, done=done, quiet=quiet) as advance:
-        runner.run(advance)
-    run.manifest.status = "finished"
-    run.save()
-    if trust:
-        examine_run(run, defended, data, attacks, quiet=quiet)
-    return run
+    if engine.is_main:
+        start_run(out, manifest)
+    engine.wait()
+    run, done = open_run(out), finished_items(out)
+    engine.wait()  # nobody writes before everybody knows what there is
+    clips = sum(len(runner.members(_batch_of(name))) for name in done)
+    total = len(data) * runner.items_per_batch
+    with track(model_spec, total, done=clips, quiet=quiet or not engine.is_main) as advance:
+        engine.run(runner, done, advance)
+    if engine.is_main:
+        merge_shards(out, least=MERGED_FROM)
+        run.manifest.status = "finished"
+        run.save()
+        if trust:
+            examine_run(run, defended, data, attacks, quiet=quiet)
+    engine.wait()
+    return open_run(out)
 
 
 def evaluate_suite(
-    suite: Suite, out: Path, *, device: str = "cpu", strict: bool = False, command: str = "", quiet: bool = False
+    suite: Suite,
+    out: Path,
+    *,
+    device: str = "cpu",
+    strict: bool = False,
+    command: str = "",
+    quiet: bool = False,
+    engine: Name = "local",
 ) -> list[Run]:
     """Run a suite: one run directory per model, ``out`` itself when there is one model and no surrogate.
 
@@ -172,9 +196,14 @@ def evaluate_suite(
                 command=command,
                 device=device,
                 quiet=quiet,
+                engine=engine,
             )
         )
     return runs
+
+
+def _batch_of(item: str) -> int:
+    return int(item.partition("-")[0])
 
 
 def _digest(model: nn.Module | None) -> str:

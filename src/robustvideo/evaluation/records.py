@@ -3,7 +3,7 @@
 A run directory is the database::
 
     run.json            the manifest (see `robustvideo.evaluation.run`)
-    records/*.parquet   the rows described by `SCHEMA`
+    records/*.parquet   the rows described by `SCHEMA`: a shard per work item, or many items merged into one
     clips/<key>/        saved videos: clean.mkv and one <attack key>.mkv per saved attack, lossless
     trust.json          the trust checks of an examined run (see `robustvideo.evaluation.trust`)
     report.html         the page
@@ -11,15 +11,21 @@ A run directory is the database::
 
 from __future__ import annotations
 
+import gc
+import hashlib
+import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from robustvideo.errors import InputError
 from robustvideo.storage import is_temporary, write_atomically
 
 CLEAN = "clean"
@@ -106,25 +112,176 @@ SCHEMA = pa.schema([(f.name, _ARROW[str(f.type)]) for f in fields(Record)])
 """The parquet schema, column by column as in `Record`."""
 
 
+_ITEMS = b"robustvideo_items"
+"""In a file's metadata: the names of its work items, among them those without a row."""
+
+_DIGEST = b"robustvideo_digest"
+"""In a file's metadata: a hash of its items and values; Parquet itself does not notice most damage."""
+
+_MERGED = "merged-"
+
+_DAMAGED = "{} is damaged: delete it, and the same evaluation makes its rows again."
+
+_ATTEMPTS = 5  # a listing grows old while another process merges what it lists
+
+
+def shard(run: Path, item: str) -> Path:
+    """Where the records of a work item are written when it is done."""
+    return run / "records" / f"{item}.parquet"
+
+
 def write_shard(path: Path, records: Sequence[Record]) -> None:
     """Write one parquet file, complete or not at all."""
-    table = pa.Table.from_pylist([asdict(r) for r in records], schema=SCHEMA)
+    _write(path, pa.Table.from_pylist([asdict(r) for r in records], schema=SCHEMA), [path.stem])
+
+
+def finished_items(run: Path) -> set[str]:
+    """The names of the work items that are on disk, as shards of their own or merged.
+
+    Raises:
+        InputError: a damaged file.
+    """
+    found: set[str] = set()
+    for path in _files(run):
+        if path.name.startswith(_MERGED):
+            found.update(_items_of(path, _opened(path, pq.read_schema)))
+        else:
+            found.add(path.stem)
+    return found
+
+
+def merge_shards(run: Path, least: int = 2) -> None:
+    """Merge the shards of single work items into one file; with fewer than ``least`` of them, leave them.
+
+    The merged file is whole before a shard goes, and an item that is found twice is read once: neither a kill nor
+    another process that writes or reads meanwhile is harmed. At most one process may merge.
+    """
+    loose = [path for path in _files(run) if not path.name.startswith(_MERGED)]
+    if len(loose) < least:
+        return
+    items = [path.stem for path in loose]
+    table = pa.concat_tables([_read(path).replace_schema_metadata() for path in loose])
+    name = hashlib.blake2b("\n".join(items).encode(), digest_size=8).hexdigest()
+    _write(run / "records" / f"{_MERGED}{name}.parquet", table, items)
+    for path in loose:
+        path.unlink(missing_ok=True)
+
+
+def read_records(run: Path, unsigned: bool = True) -> list[Record]:
+    """All rows of a run, each work item once, in the order of items and clips.
+
+    Args:
+        run: the run directory.
+        unsigned: also take rows of early versions, whose damage goes unnoticed.
+
+    Raises:
+        InputError: a damaged file.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            tables = [_read(path, unsigned) for path in _files(run)]
+            break
+        except FileNotFoundError:  # merged away since it was listed
+            if attempt == _ATTEMPTS - 1:
+                raise
+    rows: dict[str, list[Record]] = {}
+    with without_collector():
+        for table in tables:
+            own: dict[str, list[Record]] = {}
+            for record in _records(table):
+                own.setdefault(record.item, []).append(record)
+            rows.update(own)
+    return [record for item in sorted(rows) for record in rows[item]]
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Python's collector looks through all objects again and again while many are made; none of ours is garbage."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _files(run: Path) -> list[Path]:
+    return sorted(path for path in (run / "records").glob("*.parquet") if not is_temporary(path))
+
+
+def _write(path: Path, table: pa.Table, items: Sequence[str]) -> None:
+    metadata = {_ITEMS: json.dumps(list(items)).encode(), _DIGEST: _digest(table, items).encode()}
+    table = table.replace_schema_metadata(metadata)
     write_atomically(path, lambda temporary: pq.write_table(table, temporary))
 
 
-def read_records(run: Path) -> list[Record]:
-    """All rows of a run, each work item once, in the order of items and clips.
+def _read(path: Path, unsigned: bool = True) -> pa.Table:
+    """A file's rows, which are what was written.
 
     Raises:
-        pyarrow.ArrowInvalid: a damaged shard.
+        InputError: they are not; or they are not signed (those of early versions are not) though they must be.
     """
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(p for p in (run / "records").glob("*.parquet") if not is_temporary(p)):
-        shard: dict[str, list[dict[str, Any]]] = {}
-        for row in pq.read_table(path, schema=SCHEMA).to_pylist():
-            shard.setdefault(row["item"], []).append(row)
-        rows.update(shard)
-    return [Record(**row) for item in sorted(rows) for row in rows[item]]
+    table = _opened(path, lambda file: pq.ParquetFile(file).read())
+    signed = (table.schema.metadata or {}).get(_DIGEST)
+    if signed is None and unsigned:
+        return table
+    if signed is None:
+        raise InputError(f"{path} was written by an early version that did not sign records: evaluate again.")
+    items = _items_of(path, table.schema)
+    own = path.name.startswith(_MERGED) or items == [path.stem]
+    if not own or _digest(table, items).encode() != signed:
+        raise InputError(_DAMAGED.format(path))
+    return table
+
+
+def _items_of(path: Path, schema: pa.Schema) -> list[str]:
+    try:
+        return [str(item) for item in json.loads((schema.metadata or {})[_ITEMS])]
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(_DAMAGED.format(path)) from error
+
+
+def _digest(table: pa.Table, items: Sequence[str]) -> str:
+    """A hash of the values, column by column, whatever Parquet and Arrow make of them."""
+    digest = hashlib.blake2b("\n".join(items).encode(), digest_size=16)
+    for name in SCHEMA.names:
+        column = table.column(name)
+        for piece in _bytes(pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _bytes(array: pa.Array) -> Iterator[bytes]:
+    if array.null_count:
+        yield b"nothing"  # no value of ours is missing
+    elif pa.types.is_list(array.type):
+        yield np.asarray(array.value_lengths()).tobytes()
+        yield from _bytes(array.flatten())
+    elif pa.types.is_string(array.type):
+        yield "\x1f".join(array.to_pylist()).encode()
+    else:
+        yield array.to_numpy(zero_copy_only=False).tobytes()
+
+
+def _opened(path: Path, read: Any) -> Any:
+    """What ``read`` makes of an open file that holds our columns."""
+    try:
+        with path.open("rb") as file:
+            found = read(file)
+        if (found if isinstance(found, pa.Schema) else found.schema).remove_metadata() != SCHEMA:
+            raise pa.ArrowInvalid("other columns")
+    except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise InputError(_DAMAGED.format(path)) from error
+    return found
+
+
+def _records(table: pa.Table) -> Iterable[Record]:
+    """The rows of a table."""
+    columns = (table.column(name).to_pylist() for name in SCHEMA.names)
+    return (Record(*row) for row in zip(*columns, strict=True))
 
 
 def comparable(records: Iterable[Record]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustvideo.errors import InputError, RunConflict
 from robustvideo.evaluation.records import Record, read_records
-from robustvideo.storage import is_temporary, remove_leftovers, write_text
+from robustvideo.storage import is_temporary, remove_leftovers, signature, write_text
 
 SCHEMA_VERSION = 1
 
@@ -37,6 +37,7 @@ class Manifest(BaseModel):
         model: facts of the model: spec, class names, parameters, frames, size.
         data: facts of the data: spec, clips, class names.
         environment: versions of Python and of the libraries, processor, device.
+        signature: of everything else, as it was written; empty in manifests of early versions.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -52,6 +53,7 @@ class Manifest(BaseModel):
     model: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, Any] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)
+    signature: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Run:
 
     def save(self) -> None:
         """Write ``run.json`` atomically."""
+        self.manifest.signature = _signature(self.manifest)
         write_text(self.path / "run.json", self.manifest.model_dump_json(indent=2) + "\n")
 
 
@@ -88,7 +91,7 @@ def open_run(path: Path) -> Run:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         written_by = int(content.get("schema_version", 0))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"{file} is damaged and cannot be read as a run manifest.") from error
     if written_by > SCHEMA_VERSION:
         raise RunConflict(
@@ -96,9 +99,16 @@ def open_run(path: Path) -> Run:
             f"this version reads up to schema {SCHEMA_VERSION}: upgrade, or use another --out."
         )
     try:
-        return Run(path, Manifest.model_validate(content))
+        run = Run(path, Manifest.model_validate(content))
     except ValidationError as error:
         raise InputError(f"{file} is not a valid run manifest: {error.errors()[0]['msg'].lower()}.") from error
+    if run.manifest.signature not in ("", _signature(run.manifest)):
+        raise InputError(f"{file} is not what was written: restore it, or evaluate again in another --out.")
+    return run
+
+
+def _signature(manifest: Manifest) -> str:
+    return signature(manifest.model_dump(mode="json", exclude={"signature"}))
 
 
 def start_run(path: Path, manifest: Manifest) -> Run:

@@ -8,7 +8,7 @@ undisturbed one.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count, product
 from pathlib import Path
@@ -22,11 +22,12 @@ from robustvideo.data.codec import reencode
 from robustvideo.data.dataset import UnusableClip, VideoDataset
 from robustvideo.data.video_file import write_lossless
 from robustvideo.evaluation.crafting import Surrogate, clean_verdict, craft, random_targets, select, transferred
-from robustvideo.evaluation.records import CLEAN, Record, write_shard
+from robustvideo.evaluation.records import CLEAN, Record, shard, write_shard
 from robustvideo.evaluation.rows import attacked, under, undisturbed, unusable
 from robustvideo.model import Model, at_rest, device_of, uniform_indices
-from robustvideo.progress import Advance
 from robustvideo.storage import slug
+
+_PIECES_EACH = 8  # with so many for every worker, the last one to end does so an eighth later than the others
 
 NO_DEFENSE = "none"
 """The ``defense`` of the model as it is."""
@@ -111,30 +112,55 @@ class Runner:
         self.saved = set(uniform_indices(len(data), chosen).tolist()) if chosen else set()
         self._current: tuple[int, _Batch] | None = None
 
-    def items(self) -> Iterator[Item]:
-        """Every work item, batch by batch and defence by defence, the clean one first."""
+    @property
+    def batches(self) -> int:
+        """Number of batches."""
+        return -(-len(self.data) // self.batch_size)
+
+    @property
+    def items_per_batch(self) -> int:
+        """Number of work items of every batch."""
+        return len(self.models) * (1 + max(len(self.surrogates), 1) * len(self.attacks))
+
+    def items(self, batch: int) -> Iterator[Item]:
+        """The work items of a batch, defence by defence, the clean one first."""
         crafters: list[Surrogate | None] = [*self.surrogates] or [None]
-        for batch in range(-(-len(self.data) // self.batch_size)):
-            numbers = count()
-            for defense in self.models:
-                yield Item(batch, next(numbers), defense)
-                for surrogate, attack in product(crafters, self.attacks):
-                    yield Item(batch, next(numbers), defense, attack, surrogate)
+        numbers = count()
+        for defense in self.models:
+            yield Item(batch, next(numbers), defense)
+            for surrogate, attack in product(crafters, self.attacks):
+                yield Item(batch, next(numbers), defense, attack, surrogate)
+
+    def portions(self, done: Container[str], workers: int = 1) -> Iterator[list[Item]]:
+        """Everything there is to do, in pieces for workers who each take the next one when they are free.
+
+        A piece is what is left of a batch, so that the batch is decoded once; where that makes too few pieces for
+        the workers to end at about the same time, it is a single item. Pieces are as many, whatever is done.
+
+        Args:
+            done: names of items that are on disk.
+            workers: how many will share it.
+        """
+        whole = workers == 1 or self.batches >= _PIECES_EACH * workers
+        for batch in range(self.batches):
+            items = list(self.items(batch))
+            for piece in [items] if whole else [[item] for item in items]:
+                yield [item for item in piece if item.name not in done]
 
     def members(self, batch: int) -> list[int]:
         """Indices into the data of one batch."""
         return list(range(batch * self.batch_size, min((batch + 1) * self.batch_size, len(self.data))))
 
-    def shard(self, item: Item) -> Path:
-        """Where an item's records are written when it is done."""
-        return self.out / "records" / f"{item.name}.parquet"
+    def to(self, device: str) -> None:
+        """Move every model to another device."""
+        for model in (*self.models.values(), *(surrogate.model for surrogate in self.surrogates)):
+            model.to(device)
+        self.device = device_of(next(iter(self.models.values())))
+        self._current = None
 
-    def run(self, advance: Advance) -> None:
-        """Execute every item that is not on disk yet."""
-        for item in self.items():
-            if not self.shard(item).exists():
-                write_shard(self.shard(item), self.work(item))
-                advance(len(self.members(item.batch)), item.title)
+    def do(self, item: Item) -> None:
+        """Work on an item and write its records."""
+        write_shard(shard(self.out, item.name), self.work(item))
 
     def work(self, item: Item) -> list[Record]:
         """The records of one item. Saves the videos of the clips that are to be kept."""

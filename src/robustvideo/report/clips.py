@@ -17,6 +17,7 @@ from robustvideo.evaluation.records import Record
 from robustvideo.report.picture import jpeg
 from robustvideo.report.series import Budget, Series
 from robustvideo.report.sound import SoundPreview, make_sound_preview
+from robustvideo.storage import local_copy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,7 +105,8 @@ def load_preview(run: Path, record: Record) -> Preview:
         if not file.is_file():
             raise InputError(f"The saved clip {file.relative_to(run).as_posix()} is missing.")
     try:
-        before, after = (read_lossless(file) for file in (clean, adversarial))
+        with local_copy(clean) as first, local_copy(adversarial) as second:
+            before, after = read_lossless(first), read_lossless(second)
     except RobustVideoError as error:
         raise InputError(f"The saved clip {record.clip_file} cannot be read: {error}") from error
     if before.video.shape != after.video.shape:

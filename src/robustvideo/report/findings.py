@@ -14,6 +14,7 @@ from robustvideo.evaluation.metrics import (
     worst_case,
 )
 from robustvideo.evaluation.records import Record
+from robustvideo.evaluation.trust.from_records import GRADIENT_FREE
 from robustvideo.report.series import Budget, Series, headline_budget
 from robustvideo.report.wording import (
     THIN,
@@ -26,9 +27,6 @@ from robustvideo.report.wording import (
     points,
 )
 from robustvideo.spec import parse_call
-
-BLACK_BOX = frozenset({"square", "nes", "simba", "boundary"})
-"""Attacks that see no gradient: stronger than those that do only where gradients are masked."""
 
 WIDE = 0.2
 """An interval from which one should not quote a single number: 20 percentage points."""
@@ -153,6 +151,7 @@ def _merged(own: Sequence[tuple[str, Caution]]) -> list[Caution]:
 
 def _of_series(one: Series) -> Iterator[Caution]:
     yield from _unusable(one)
+    yield from _unfinished(one)
     if not one.clips:
         yield Caution("No results", "No clip has been evaluated yet, so there is nothing to conclude.", True)
         return
@@ -174,6 +173,17 @@ def _unusable(one: Series) -> Iterator[Caution]:
             f"{_count(len(messages), 'clip')} could not be read and count in no percentage on this page. If such "
             "clips are of one kind, the rest may not be representative.",
             details=(*named[:LISTED], *more),
+        )
+
+
+def _unfinished(one: Series) -> Iterator[Caution]:
+    seen = len({r.sample_id for r in one.records})
+    whole = one.run.manifest.data.get("clips")
+    if isinstance(whole, int) and 0 < seen < whole:
+        yield Caution(
+            "Unfinished",
+            f"{seen} of {whole} clips have been evaluated; the same command goes on. The first may be of one kind.",
+            serious=True,
         )
 
 
@@ -239,8 +249,8 @@ def _noise_as_strong(here: Sequence[AttackSummary], size: str) -> Iterator[Cauti
 
 
 def _masking(here: Sequence[AttackSummary], size: str) -> Iterator[Caution]:
-    blind = [s for s in here if _kind(s) in BLACK_BOX]
-    seeing = [s for s in here if _kind(s) not in BLACK_BOX | {"noise"}]
+    blind = [s for s in here if _kind(s) in GRADIENT_FREE - {"noise"}]
+    seeing = [s for s in here if _kind(s) not in GRADIENT_FREE]
     if not blind or not seeing:
         return
     if blind[0].robust_accuracy.estimate < seeing[0].robust_accuracy.estimate:

@@ -21,14 +21,14 @@ from markupsafe import Markup
 from robustvideo import __version__
 from robustvideo.errors import InputError
 from robustvideo.evaluation.metrics import norm_of, titled
-from robustvideo.evaluation.records import Record
+from robustvideo.evaluation.records import Record, finished_items, without_collector
 from robustvideo.evaluation.run import Run
 from robustvideo.report import figures, tables, wording
 from robustvideo.report.clips import FPS, Preview, choose, load_preview
 from robustvideo.report.findings import Headline, cautions, difference_phrase, headline
 from robustvideo.report.series import Budget, Series, load_series
 from robustvideo.report.trust import trust_tables
-from robustvideo.storage import write_text
+from robustvideo.storage import is_local, write_text
 
 CLIPS = 12
 """Saved clips that a page shows."""
@@ -105,7 +105,9 @@ def build_report(runs: Sequence[Path], out: Path | None = None) -> Path:
         out = runs[0] / "report.html" if len(runs) == 1 else runs[0].resolve().parent / "comparison.html"
     elif out.is_dir():
         out = out / "report.html"
-    write_text(out, render(load_series(runs), out.parent))
+    with without_collector():
+        page = render(load_series(runs), out.parent)
+    write_text(out, page)
     return out
 
 
@@ -201,7 +203,9 @@ def _runs(series: Sequence[Series]) -> list[Run]:
 def _run_facts(run: Run, series: Sequence[Series], folder: Path) -> Mapping[str, Any]:
     own = [s for s in series if s.run.path == run.path]
     manifest = run.manifest
-    raw = quote(os.path.relpath(run.path.resolve(), folder.resolve()).replace(os.sep, "/"))
+    raw = str(run.path)
+    if is_local(run.path) and is_local(folder):
+        raw = quote(os.path.relpath(run.path.resolve(), folder.resolve()).replace(os.sep, "/"))
     return {
         "manifest": manifest,
         "name": run.path.resolve().name,
@@ -213,7 +217,7 @@ def _run_facts(run: Run, series: Sequence[Series], folder: Path) -> Mapping[str,
         "input": _input_size(manifest.model),
         "clips": max(s.clips for s in own),
         "unusable": len({r.sample_id for s in own for r in s.records if r.status != "ok"}),
-        "shards": len(list((run.path / "records").glob("*.parquet"))),
+        "shards": len(finished_items(run.path)),
         "defenses": [s.defense for s in own],
         "attacks": list(dict.fromkeys(a.title for s in own for a in s.attacked)),
         "budgets": list(dict.fromkeys((a.eps, a.norm) for s in own for a in s.attacked)),

@@ -60,7 +60,7 @@ class Series:
         own = [s for s in self.summaries if s.attack == CLEAN] or self.attacked
         return max(own, key=lambda s: s.clips).clean_accuracy if own else wilson(0, 0)
 
-    @property
+    @cached_property
     def clips(self) -> int:
         """Number of usable clips."""
         return len({r.sample_id for r in self.records if r.status == "ok"})
@@ -72,8 +72,15 @@ class Series:
 
     def rows(self, summary: AttackSummary) -> list[Record]:
         """The records behind a summary of this series."""
-        wanted = summary.attack, summary.surrogate, summary.eps
-        return [r for r in self.records if (r.attack, r.surrogate, r.eps) == wanted]
+        return self._rows[summary.attack, summary.surrogate, summary.eps]
+
+    @cached_property
+    def _rows(self) -> dict[tuple[str, str, float], list[Record]]:
+        """The records by attack, surrogate and budget."""
+        found: dict[tuple[str, str, float], list[Record]] = {}
+        for record in self.records:
+            found.setdefault((record.attack, record.surrogate, record.eps), []).append(record)
+        return found
 
 
 def load_series(paths: Sequence[Path]) -> list[Series]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from robustvideo.errors import InputError
-from robustvideo.storage import write_text
+from robustvideo.storage import signature, write_text
 
 Grade = Literal["pass", "warn", "fail", "not applicable"]
 
@@ -99,7 +99,8 @@ def save_checks(run: Path, checks: Mapping[str, Sequence[Check]]) -> None:
         checks: the lines of every defence, by its spec.
     """
     content = {defense: [_finite(asdict(check)) for check in lines] for defense, lines in checks.items()}
-    write_text(run / FILE, json.dumps({"schema_version": 1, "defenses": content}, indent=2, allow_nan=False) + "\n")
+    whole = {"schema_version": 1, "defenses": content, "signature": signature(content)}
+    write_text(run / FILE, json.dumps(whole, indent=2, allow_nan=False) + "\n")
 
 
 def load_checks(run: Path) -> dict[str, list[Check]]:
@@ -118,7 +119,9 @@ def load_checks(run: Path) -> dict[str, list[Check]]:
         found = {str(d): [Check(**line) for line in lines] for d, lines in content["defenses"].items()}
         if any(check.grade not in get_args(Grade) for lines in found.values() for check in lines):
             raise ValueError("an unknown grade")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        if content.get("signature") not in (None, signature(content["defenses"])):  # early versions did not sign
+            raise ValueError("not what was written")
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"{path} is damaged: delete it, and the same evaluation writes it again.") from error
     return found
 

@@ -30,6 +30,36 @@
     });
   }
 
+  // a column's heading sorts by it: numbers the largest first, text from the start; what was not run stays last
+  for (const table of document.querySelectorAll(".sortable")) {
+    const body = table.tBodies[0];
+    for (const heading of table.querySelectorAll("th[data-sort]")) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...heading.childNodes);
+      heading.append(button);
+      button.addEventListener("click", () => sortBy(table, body, heading));
+    }
+  }
+
+  function sortBy(table, body, heading) {
+    const column = heading.cellIndex;
+    const numeric = heading.dataset.sort === "number";
+    const order = { descending: "ascending", ascending: "descending" }[heading.getAttribute("aria-sort")]
+      || (numeric ? "descending" : "ascending");
+    for (const other of table.querySelectorAll("th[aria-sort]")) other.removeAttribute("aria-sort");
+    heading.setAttribute("aria-sort", order);
+    const sign = order === "ascending" ? 1 : -1;
+    const value = (row) => row.cells[column].dataset.value;
+    const rows = [...body.rows].sort((a, b) => {
+      const [first, second] = [value(a), value(b)];
+      if (!first || !second) return !first - !second;
+      return sign * (numeric ? first - second : first.localeCompare(second));
+    });
+    rows.forEach((row, place) => { row.cells[0].textContent = String(place + 1); });
+    body.append(...rows);
+  }
+
   // paper shows everything
   let closed = [];
   addEventListener("beforeprint", () => {

@@ -1,0 +1,148 @@
+"""The leaderboard: a static site of models, defences and threat models, from validated run directories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustvideo.errors import InputError
+from robustvideo.evaluation.metrics import Interval
+from robustvideo.evaluation.run import Run, now
+from robustvideo.evaluation.validated import validated
+from robustvideo.report.page import build_report, fill
+from robustvideo.report.series import Budget, Series, class_names, headline_budget
+from robustvideo.report.trust import SYMBOLS, trust_tables
+from robustvideo.report.wording import NOTHING, budget, norm_name
+from robustvideo.storage import slug, write_text
+
+UNEXAMINED = "not examined"
+
+_WORST_FIRST = ("fail", "warn", UNEXAMINED, "pass")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model behind a defence.
+
+    Attributes:
+        series: its records from all of its runs, in which every attack counts.
+        cells: robust accuracy under each threat model of its table, the worst case per clip; None where it was not run.
+        verdict: of the trust checks: "pass", "warn", "fail" or "not examined"; the worst of its runs.
+        symbol, checks: a sign for the verdict, and what it consists of in words.
+        attacks: titles of the attacks at the budget the table is sorted by, the strongest first.
+        pages: names and addresses of its runs' reports.
+    """
+
+    series: Series
+    cells: tuple[Interval | None, ...]
+    verdict: str
+    symbol: str
+    checks: str
+    attacks: tuple[str, ...]
+    pages: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Entries on the same clips.
+
+    Attributes:
+        data: the data's spec.
+        clips: their number.
+        threats: names of the threat models, the columns.
+        chosen: place of the one that the table is sorted by at first.
+        entries: the rows.
+    """
+
+    data: str
+    clips: int
+    threats: tuple[str, ...]
+    chosen: int
+    entries: tuple[Entry, ...]
+
+
+def build_leaderboard(runs: Sequence[Path], out: Path) -> Path:
+    """Write ``index.html`` and a report of every run into a folder.
+
+    Runs of the same weights behind the same defence on the same clips are one entry: a clip stands only if it stands
+    in all of them. Different clips make different tables.
+
+    Args:
+        runs: run directories, each finished and intact.
+        out: the site's folder; files of the same names are replaced.
+
+    Returns:
+        The index.
+
+    Raises:
+        InputError: no run, one given twice, or one that is unfinished or damaged.
+        RunConflict: a run written by a newer version.
+        RobustVideoError: the site cannot be written.
+    """
+    if not runs:
+        raise InputError("There is no run to rank: give at least one run directory.")
+    places = [str(path.resolve()) for path in runs]
+    if len(set(places)) < len(places):
+        raise InputError("A run is given twice: name every run directory once.")
+    known = [one for path in runs for one in _series(path)]
+    pages = {place: f"runs/{slug(place)}.html" for place in places}
+    groups: dict[tuple[str, str], list[Series]] = {}
+    for one in known:
+        facts = one.run.manifest.configuration
+        groups.setdefault((str(facts.get("data")), str(facts.get("data_fingerprint"))), []).append(one)
+    tables = [_table(data, members, pages) for (data, _), members in groups.items()]
+    for path, place in zip(runs, places, strict=True):
+        build_report([path], out / pages[place])
+    index = out / "index.html"
+    write_text(index, fill("leaderboard.html.j2", title="Robustness leaderboard", tables=tables, date=now()))
+    return index
+
+
+def _series(path: Path) -> list[Series]:
+    run, records = validated(path)
+    names = dict.fromkeys(record.defense for record in records)
+    return [Series("", run, name, class_names(run), tuple(r for r in records if r.defense == name)) for name in names]
+
+
+def _table(data: str, members: Sequence[Series], pages: dict[str, str]) -> Table:
+    groups: dict[tuple[str, str, str], list[Series]] = {}
+    for one in members:
+        facts = one.run.manifest.configuration
+        weights = {str(name): str(digest) for name, digest in facts.get("defenses", [])}.get(one.defense, "")
+        groups.setdefault((str(facts.get("model_digest")), one.defense, weights), []).append(one)
+    merged = [_merged(own) for own in groups.values()]
+    threats = sorted({threat for one in merged for threat in one.unions})
+    chosen = headline_budget(merged)
+    assert chosen is not None, "a validated run has an attack"
+    entries = [_entry(one, own, threats, chosen, pages) for one, own in zip(merged, groups.values(), strict=True)]
+    place = threats.index(chosen)
+    entries.sort(key=lambda entry: -cell.estimate if (cell := entry.cells[place]) else 1.0)
+    names = tuple(f"{norm_name(norm)} {budget(eps, norm)}" for norm, eps in threats)
+    return Table(data, max(one.clips for one in merged), names, place, tuple(entries))
+
+
+def _merged(own: Sequence[Series]) -> Series:
+    first = own[0]
+    records = tuple(record for one in own for record in one.records)
+    return Series(str(first.run.manifest.model.get("spec", "")), first.run, first.defense, first.labels, records)
+
+
+def _entry(
+    one: Series, own: Sequence[Series], threats: Sequence[Budget], chosen: Budget, pages: dict[str, str]
+) -> Entry:
+    runs: list[Run] = [member.run for member in own]
+    found = [(table.verdict, table.summary) for table in trust_tables(own)]
+    if len(found) < len(own):
+        found.append((UNEXAMINED, ""))
+    verdict, checks = min(found, key=lambda pair: _WORST_FIRST.index(pair[0]))
+    cells = tuple(one.unions[t].robust_accuracy if t in one.unions else None for t in threats)
+    return Entry(
+        one,
+        cells,
+        verdict,
+        next((symbol for grade, symbol in SYMBOLS.items() if grade == verdict), NOTHING),
+        checks,
+        tuple(summary.title for summary in one.at(chosen)),
+        tuple((run.path.resolve().name, pages[str(run.path.resolve())]) for run in runs),
+    )

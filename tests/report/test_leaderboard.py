@@ -1,0 +1,202 @@
+"""The leaderboard: what it ranks, what it refuses, and how it behaves in a browser."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from robustvideo.attacks import FGSM, PGD, Noise
+from robustvideo.attacks.attack import Attack
+from robustvideo.cli import app
+from robustvideo.errors import InputError
+from robustvideo.evaluation import evaluate, open_run
+from robustvideo.evaluation.records import read_records, shard, write_shard
+from robustvideo.evaluation.trust.check import GRADIENTS, Check, save_checks
+from robustvideo.purification import load_defense
+from robustvideo.report.leaderboard import build_leaderboard
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PASS = Check(GRADIENTS, "pass", 0.0, 0.01, "No gradient is zero.")
+FAIL = Check(GRADIENTS, "fail", 1.0, 0.01, "Every gradient is zero.", "Look why.")
+
+
+def run(out: Path, model: str, attacks: list[Attack], **options: Any) -> Path:
+    data = options.pop("data", "embedded:kinetic?split=test&clips=16")
+    settings: dict[str, Any] = {"save_clips": 0, "quiet": True, **options}
+    return evaluate(model, data, attacks, out=out, **settings).path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    weak: list[Attack] = [Noise(eps=2 / 255), FGSM(eps=2 / 255), FGSM(eps=4 / 255)]
+    found = {
+        "plain": run(folder / "plain", "embedded:r3d", weak),
+        "stronger": run(folder / "stronger", "embedded:r3d", [PGD(eps=4 / 255, steps=4)]),
+        "hardened": run(folder / "hardened", "embedded:r3d_at", weak, defenses=[None, load_defense("bit_depth")]),
+        "elsewhere": run(folder / "elsewhere", "embedded:r3d", weak[:2], data="embedded:kinetic?split=val&clips=4"),
+    }
+    save_checks(found["plain"], {"none": [PASS]})
+    save_checks(found["hardened"], {"none": [PASS], "bit_depth": [PASS, FAIL]})
+    return found
+
+
+@pytest.fixture(scope="module")
+def site(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_leaderboard(list(runs.values()), tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture
+def copy(runs: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(runs["plain"], tmp_path / "copy"))
+
+
+def test_entries_are_ranked_by_the_worst_case_over_all_runs(runs: dict[str, Path], tmp_path: Path) -> None:
+    from robustvideo.evaluation.metrics import worst_case
+    from robustvideo.report.leaderboard import _series, _table
+
+    known = [one for name in ("plain", "stronger", "hardened") for one in _series(runs[name])]
+    pages = {str(one.run.path.resolve()): "page" for one in known}
+    table = _table("data", known, pages)
+    assert [entry.series.name for entry in table.entries][-1] == "embedded:r3d"
+    assert table.threats == ("L∞ 2/255", "L∞ 4/255")
+    assert table.chosen == 1
+    assert [entry.verdict for entry in table.entries] != []
+    merged = table.entries[-1]
+    assert merged.verdict == "not examined", "one of its runs is not"
+    assert len(merged.pages) == 2
+    rows = [r for name in ("plain", "stronger") for r in read_records(runs[name]) if r.eps == 4 / 255]
+    stood = worst_case(rows)
+    assert merged.cells[1] is not None
+    assert merged.cells[1].estimate == sum(stood.values()) / 16
+    alone = worst_case(r for r in read_records(runs["plain"]) if r.eps == 4 / 255)
+    assert sum(stood.values()) < sum(alone.values())
+    verdicts = {entry.series.defense: entry.verdict for entry in table.entries[:2]}
+    assert verdicts == {"none": "pass", "bit_depth": "fail"}
+
+
+def test_the_site_holds_the_reports_it_links(site: Path) -> None:
+    text = site.read_text()
+    linked = {part.partition('"')[0] for part in text.split('href="')[1:] if part.startswith("runs/")}
+    assert len(linked) == 4
+    assert all((site.parent / name).is_file() for name in linked)
+    assert text.count("<h2>embedded:kinetic") == 2, "different clips, different tables"
+
+
+def unfinished(path: Path) -> None:
+    changed = open_run(path)
+    changed.manifest.status = "running"
+    changed.save()
+
+
+def unsigned(path: Path) -> None:
+    changed = open_run(path)
+    changed.manifest.signature = ""
+    (path / "run.json").write_text(changed.manifest.model_dump_json())
+
+
+def rewritten(**changes: Any) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        rows = read_records(path)
+        own = [row for row in rows if row.item == "0000000-002"]
+        write_shard(shard(path, "0000000-002"), [replace(own[0], **changes), *own[1:]])
+
+    return change
+
+
+def without_one(path: Path) -> None:
+    shard(path, "0000001-002").unlink()
+
+
+def scratched(path: Path) -> None:
+    file = shard(path, "0000000-001")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3] ^= 4
+    file.write_bytes(content)
+
+
+def edited(path: Path) -> None:
+    (path / "run.json").write_text((path / "run.json").read_text().replace('"clips": 16', '"clips": 61'))
+
+
+def believed(path: Path) -> None:
+    (path / "trust.json").write_text((path / "trust.json").read_text().replace("0.01", "0.91"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (unfinished, "is not finished"),
+        (unsigned, "did not sign"),
+        (without_one, "work items"),
+        (scratched, "damaged"),
+        (edited, "not what was written"),
+        (believed, "damaged"),
+        (rewritten(linf=5 / 255), "more than its budget"),
+        (rewritten(success=True, adversarial_prediction=0, label=0, clean_prediction=0), "another label|success and a"),
+        (rewritten(label=7, clean_prediction=7), "another label"),
+        (lambda path: (path / "run.json").unlink(), "not a run directory"),
+    ],
+)
+def test_what_is_not_whole_is_refused_with_a_sentence(copy: Path, damage: Callable[[Path], None], words: str) -> None:
+    damage(copy)
+    with pytest.raises(InputError, match=words) as raised:
+        build_leaderboard([copy], copy.parent / "site")
+    assert "\n" not in str(raised.value)
+    assert not (copy.parent / "site").exists()
+
+
+def test_the_command(runs: dict[str, Path], tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["leaderboard", str(runs["plain"]), "--out", str(tmp_path / "site")])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "site" / "index.html").is_file()
+    twice = CliRunner().invoke(app, ["leaderboard", *[str(runs["plain"])] * 2, "--out", str(tmp_path / "two")])
+    assert twice.exit_code == 2
+    assert twice.output.startswith("Error: A run is given twice")
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_in_a_browser(site: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    complaints: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(site.as_uri())
+        table = page.locator("#table-1")
+
+        def column(number: int) -> list[str]:
+            cells = table.locator(f"tbody tr > :nth-child({number + 1})")
+            return [str(value) for value in cells.evaluate_all("cells => cells.map(c => c.dataset.value)")]
+
+        def check(heading: str, number: int, first: bool) -> None:
+            table.get_by_role("button", name=heading).click()
+            values = [float(value) for value in column(number)]
+            assert values == sorted(values, reverse=first)
+            order = "descending" if first else "ascending"
+            assert table.get_by_role("columnheader", name=heading).get_attribute("aria-sort") == order
+
+        values = [float(value) for value in column(5)]
+        assert values == sorted(values, reverse=True), "as it comes"
+        check("No attack", 3, True)
+        check("No attack", 3, False)
+        check("Trust", 6, True)
+        table.get_by_role("button", name="Model").click()
+        assert column(1) == sorted(column(1))
+        assert table.locator("tbody .rank").all_inner_texts() == ["1", "2", "3"]
+        page.set_viewport_size({"width": 375, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375
+        page.locator("tbody a").first.click()
+        page.wait_for_url("**/runs/*.html")
+        browser.close()
+    assert complaints == []
