@@ -15,7 +15,7 @@ import robustvideo
 ROOT = Path(robustvideo.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-VOCABULARY = {"threat"}
+VOCABULARY = {"threat", "flow"}
 """Folders that belong to the vocabulary, like the files beside them: they may import no folder below."""
 
 MAY_IMPORT = {

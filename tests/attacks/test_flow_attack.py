@@ -12,8 +12,8 @@ from robustvideo.attacks import PGD
 from robustvideo.attacks.flow_attack import FlowPGD, end_point_error
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError
+from robustvideo.flow.horn_schunck import horn_schunck_flow
 from robustvideo.purification import Defended, load_defense
-from robustvideo.purification.horn_schunck import horn_schunck_flow
 
 LABELS = torch.tensor([0, 1])
 

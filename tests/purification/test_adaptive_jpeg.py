@@ -11,8 +11,8 @@ import torch.nn.functional as F
 
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError
+from robustvideo.flow.dis import dis_flow
 from robustvideo.purification.adaptive_jpeg import AdaptiveJPEG, moving_share
-from robustvideo.purification.dis_flow import dis_flow
 from robustvideo.purification.jpeg import compressed
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from robustvideo.clip import Clip
+from robustvideo.colour import to_rgb, to_ycbcr
 from robustvideo.errors import InputError
 from robustvideo.purification import load_defense
-from robustvideo.purification.colour import to_rgb, to_ycbcr
 from robustvideo.purification.jpeg import compressed
 
 

@@ -13,7 +13,7 @@ from robustvideo.attacks.gradients import Estimate, GradientEstimator
 from robustvideo.attacks.objectives import CrossEntropy, Objective
 from robustvideo.attacks.pgd import PGD
 from robustvideo.errors import InputError, unknown
-from robustvideo.purification.optical_flow import DIFFERENTIABLE, FlowSource, differentiable_flow, load_raft
+from robustvideo.flow.optical_flow import DIFFERENTIABLE, FlowSource, differentiable_flow, load_raft
 
 _REFERENCE = "flow"
 _LEAST = 1e-6  # under the root: at no error at all it would have no gradient
@@ -24,7 +24,7 @@ class FlowOf:
     """(B, 2, T - 1, H, W) flow of videos, differentiable.
 
     Attributes:
-        source: see `robustvideo.purification.optical_flow`.
+        source: see `robustvideo.flow.optical_flow`.
         network: RAFT, where it is the source.
     """
 

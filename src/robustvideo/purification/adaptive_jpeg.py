@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError
+from robustvideo.flow.dis import dis_flow
 from robustvideo.purification.differentiable_jpeg import check_quality, smoothly_compressed
-from robustvideo.purification.dis_flow import dis_flow
 from robustvideo.purification.jpeg import compressed
 from robustvideo.purification.purifier import Gradient, Purifier, defenses
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustvideo.clip import Clip
+from robustvideo.colour import to_rgb, to_ycbcr
 from robustvideo.errors import InputError
-from robustvideo.purification.colour import to_rgb, to_ycbcr
 from robustvideo.purification.purifier import Gradient, Purifier, defenses
 from robustvideo.threat.box import into_box
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError, unknown
+from robustvideo.flow.optical_flow import FlowSource, load_raft, on_grid, optical_flow
 from robustvideo.models.noise_schedule import Step
 from robustvideo.models.video_diffusion import reflected
 from robustvideo.purification.ddim_inversion import inverted
@@ -18,7 +19,6 @@ from robustvideo.purification.diffusion_model import Diffusion
 from robustvideo.purification.diffusion_purifier import DiffusionPurifier, Passage
 from robustvideo.purification.diffusion_steps import noised, predicted_clean
 from robustvideo.purification.guidance import Sides, Warp, spatial_gradient, temporal_gradient
-from robustvideo.purification.optical_flow import FlowSource, load_raft, on_grid, optical_flow
 from robustvideo.purification.purifier import defenses
 from robustvideo.purification.recomputation import recomputed
 

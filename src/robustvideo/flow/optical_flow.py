@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustvideo.errors import InputError
-from robustvideo.purification.dis_flow import dis_flow
-from robustvideo.purification.horn_schunck import horn_schunck_flow
+from robustvideo.flow.dis import dis_flow
+from robustvideo.flow.horn_schunck import horn_schunck_flow
 
 FlowSource = Literal["dis", "raft", "horn_schunck"]
 DIFFERENTIABLE: tuple[FlowSource, ...] = ("raft", "horn_schunck")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustvideo.purification.optical_flow import on_grid, optical_flow, raft_flow
+from robustvideo.flow.optical_flow import on_grid, optical_flow, raft_flow
 
 
 def textures(x: int, y: int, frames: int = 3, side: int = 64) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustvideo.purification.horn_schunck import horn_schunck_flow
+from robustvideo.flow.horn_schunck import horn_schunck_flow
 
 
 def sliding(right: float, down: float, frames: int = 3, size: int = 48) -> Tensor:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustvideo.colour import to_ycbcr
 from robustvideo.errors import InputError
-from robustvideo.purification.colour import to_ycbcr
 
 _LEAST = 16  # pixels a side: what DIS' patches and pyramid need
 

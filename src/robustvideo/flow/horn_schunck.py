@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustvideo.purification.colour import to_ycbcr
+from robustvideo.colour import to_ycbcr
 
 _LEAST = 12  # pixels a side of the coarsest pictures
 _SMOOTHNESS = 0.02  # alpha, against gradients of a luma in [0, 1]
