@@ -50,7 +50,7 @@ class JTLAT(Method):
         whole: adversary of step 3. All have Linf, eps 8/255 (the paper's), and 5 steps (our decision).
         weak: how many experts a clip trains in step 2, at most. Default 2, the paper's.
         regulariser: the ratio's place in all steps, see `robustvideo.training.regularisers`.
-        balance: weight of the load balance in step 1. Default 0.01.
+        balance: weight of the load balance in step 1. Default 0.1, see `Balanced`.
         collapse: the training stops when one expert gets more than this share of the clips, once every step was
             made; 1 never stops it. Default 0.95. The routes' entropy, in nats, is logged with every epoch.
         detach_clean: let no gradient pass the clean clips.
@@ -68,7 +68,7 @@ class JTLAT(Method):
     whole: Attack = field(default=TLAM(threat=Linf(8 / 255), steps=5, early_stop=False))
     weak: int = 2
     regulariser: Regulariser = field(default=Lipschitz())
-    balance: float = 0.01
+    balance: float = 0.1
     collapse: float = 0.95
     detach_clean: bool = False
 
