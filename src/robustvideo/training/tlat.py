@@ -26,7 +26,7 @@ class TLAT(Method):
 
     Attributes:
         attack: the adversary. Default: `TLAM` in Linf, eps 8/255 (the paper's budget), 5 steps (our decision).
-        regulariser: the second term, see `robustvideo.training.regularisers`. Default: the ratio with weight 0.01.
+        regulariser: the second term, see `robustvideo.training.regularisers`. Default: the ratio with weight 0.0001.
         detach_clean: let no gradient pass the clean clips.
 
     Raises:
