@@ -27,8 +27,8 @@ class Balanced(Method):
 
     Attributes:
         method: what is trained. Default: `Standard`.
-        weight: of the balance. Default 0.1, our decision: with 0.01, that of Fedus et al., the routers of small mixtures
-            sent every clip to one expert.
+        weight: of the balance. Default 0.1, our decision: with 0.01, that of Fedus et al., the routers of small
+            mixtures sent every clip to one expert.
 
     Raises:
         InputError: a negative weight; a network that is no mixture of experts.
