@@ -8,6 +8,7 @@ the tests hold the numbers, fits a batch of processes in one optimisation: a cli
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -20,6 +21,10 @@ from robustvideo.errors import InputError
 _SCALES = tuple(0.05 * 2 ** (i / 2) for i in range(12))  # 0.05 to 2.3 clip lengths
 _JITTER = 1e-6
 _CANDIDATES = 512
+
+Improvement = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(b,) numbers of clips, (b, M, k) choices, and the (b, n, k) choices probed so far with their (b, n) losses -> (b, M)
+what each choice is expected to gain."""
 
 
 @selectors.register("bo")
@@ -58,23 +63,41 @@ class Bayesian(Selector):
         trials = Trials(search)
         spread = [search.alike(frames) for frames in evenly_spread(search.frames, search.k, self.initial)]
         trials.ask(torch.stack(spread, dim=1))
-        rows = search.rows
-        for _ in range(self.guided):
-            candidates = candidates_of(search, trials)[rows]
-            tried, losses = trials.tried[rows], trials.losses[rows].double()
+
+        def improvement(rows: Tensor, candidates: Tensor, tried: Tensor, losses: Tensor) -> Tensor:
             spread_of = losses.std(1, unbiased=False, keepdim=True)
             standard = (losses - losses.mean(1, keepdim=True)) / torch.where(spread_of > 0, spread_of, 1)
-            mean, deviation = posterior(_places(search, tried), standard, _places(search, candidates))
-            gain = expected_improvement(mean, deviation, standard.amin(1, keepdim=True))
-            known = (candidates[:, :, None] == tried[:, None]).all(3).any(2)
-            gain = torch.where(known, -1.0, gain)
-            going = (gain.amax(1) > self.tolerance).nonzero()[:, 0]
-            if len(going) == 0:
-                break
-            best = first_of_the_largest(gain[going])
-            rows = rows[going]
-            trials.ask(candidates[going, best][:, None], rows)
+            mean, deviation = posterior(places(search, tried), standard, places(search, candidates))
+            return expected_improvement(mean, deviation, standard.amin(1, keepdim=True))
+
+        probe_by_improvement(search, trials, improvement, self.guided, self.tolerance)
         return trials.best()
+
+
+def probe_by_improvement(
+    search: FrameSearch, trials: Trials, improvement: Improvement, guided: int, tolerance: float
+) -> None:
+    """Probe the choice of the largest improvement, one after another, never twice.
+
+    Args:
+        search: the clips.
+        trials: what was probed so far; every clip's own count is the same.
+        improvement: what each choice is expected to gain.
+        guided: probes per clip at most.
+        tolerance: a clip is done when no improvement above this is expected.
+    """
+    rows = search.rows
+    for _ in range(guided):
+        candidates, tried = candidates_of(search, trials)[rows], trials.tried[rows]
+        gain = improvement(rows, candidates, tried, trials.losses[rows].double())
+        known = (candidates[:, :, None] == tried[:, None]).all(3).any(2)
+        gain = torch.where(known, -1.0, gain)
+        going = (gain.amax(1) > tolerance).nonzero()[:, 0]
+        if len(going) == 0:
+            break
+        best = first_of_the_largest(gain[going])
+        rows = rows[going]
+        trials.ask(candidates[going, best][:, None], rows)
 
 
 def evenly_spread(frames: int, k: int, count: int) -> list[tuple[int, ...]]:
@@ -84,26 +107,26 @@ def evenly_spread(frames: int, k: int, count: int) -> list[tuple[int, ...]]:
     return list(dict.fromkeys(tuple(j * frames // k + step for j in range(k)) for step in steps))
 
 
-def posterior(places: Tensor, values: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+def posterior(observed: Tensor, values: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (B, M) of a Gaussian process of mean 0 at the candidates.
 
     Per row the length scale and the variance are those of the largest likelihood; the former out of a few.
 
     Args:
-        places: (B, n, k) where it was observed.
+        observed: (B, n, k) where it was observed.
         values: (B, n) what was observed.
         candidates: (B, M, k).
     """
-    count = places.shape[1]
-    scales = places.new_tensor(_SCALES)[:, None, None, None]
-    covariance = matern(places, places, scales) + _JITTER * torch.eye(count).to(places)
+    count = observed.shape[1]
+    scales = observed.new_tensor(_SCALES)[:, None, None, None]
+    covariance = matern(observed, observed, scales) + _JITTER * torch.eye(count).to(observed)
     factor = torch.linalg.cholesky(covariance)  # (scales, B, n, n)
     weights = torch.cholesky_solve(values[None, :, :, None].expand(len(_SCALES), -1, -1, -1), factor)[..., 0]
     variance = (weights * values).sum(2).clamp_min(0) / count
     logarithm = 2 * factor.diagonal(dim1=2, dim2=3).log().sum(2)
     likelihood = -count * variance.clamp_min(torch.finfo(variance.dtype).tiny).log() - logarithm
     best, rows = likelihood.argmax(0), torch.arange(len(values), device=values.device)
-    cross = matern(candidates, places, scales[best, :, 0])
+    cross = matern(candidates, observed, scales[best, :, 0])
     mean = (cross @ weights[best, rows, :, None])[..., 0]
     reduced = torch.linalg.solve_triangular(factor[best, rows], cross.transpose(1, 2), upper=False)
     left = (1 + _JITTER - reduced.square().sum(1)).clamp_min(0)
@@ -130,7 +153,8 @@ def expected_improvement(mean: Tensor, deviation: Tensor, best: Tensor) -> Tenso
     return torch.where(open_, gain.clamp_min(0), 0)
 
 
-def _places(search: FrameSearch, frames: Tensor) -> Tensor:
+def places(search: FrameSearch, frames: Tensor) -> Tensor:
+    """Choices of frames (..., k) in clip lengths: 0 is the first frame, 1 the last."""
     return frames.double() / (search.frames - 1)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from robustvideo.attacks.bayesian_frames import candidates_of, expected_improvement, first_of_the_largest, matern
+from robustvideo.attacks.bayesian_frames import expected_improvement, matern, places, probe_by_improvement
 from robustvideo.attacks.key_frames import Choice, FrameSearch, Selector, Trials, selectors
 from robustvideo.errors import InputError
 
@@ -61,25 +61,17 @@ class Forecast(Selector):
         promised, clean = (value.double() for value in search.forecast())
         trials = Trials(search)
         trials.ask(self._most_promising(search, promised))
-        rows = search.rows
-        for _ in range(self.guided):
-            candidates = candidates_of(search, trials)[rows]
-            tried, losses = trials.tried[rows], trials.losses[rows].double()
+
+        def improvement(rows: Tensor, candidates: Tensor, tried: Tensor, losses: Tensor) -> Tensor:
             gains = (clean[rows, None] - losses).clamp_min(torch.finfo(losses.dtype).tiny)
             gains = (gains / gains.amax(1, keepdim=True)).clamp_min(_LEAST).log()
             mean, deviation = corrected(
-                _places(search, tried), gains - _of(promised[rows], tried), _places(search, candidates)
+                places(search, tried), gains - _of(promised[rows], tried), places(search, candidates)
             )
             mean = mean + _of(promised[rows], candidates)
-            better = expected_improvement(-mean, deviation, -gains.amax(1, keepdim=True))
-            known = (candidates[:, :, None] == tried[:, None]).all(3).any(2)
-            better = torch.where(known, -1.0, better)
-            going = (better.amax(1) > self.tolerance).nonzero()[:, 0]
-            if len(going) == 0:
-                break
-            best = first_of_the_largest(better[going])
-            rows = rows[going]
-            trials.ask(candidates[going, best][:, None], rows)
+            return expected_improvement(-mean, deviation, -gains.amax(1, keepdim=True))
+
+        probe_by_improvement(search, trials, improvement, self.guided, self.tolerance)
         return replace(trials.best(), forwards=1, backwards=1)
 
     def _most_promising(self, search: FrameSearch, promised: Tensor) -> Tensor:
@@ -91,18 +83,18 @@ class Forecast(Selector):
         return torch.cat([always, following], dim=2).sort(2).values
 
 
-def corrected(places: Tensor, logarithms: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+def corrected(observed: Tensor, logarithms: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (B, M) of a Gaussian process of unknown mean and variance at the candidates.
 
     Nothing is known of the mean; of the variance as much as `_WORTH` probes would tell.
 
     Args:
-        places: (B, n, k) where it was observed, in clip lengths.
+        observed: (B, n, k) where it was observed, in clip lengths.
         logarithms: (B, n) what was observed.
         candidates: (B, M, k).
     """
-    count, scale = places.shape[1], places.new_tensor(_SCALE)
-    factor = torch.linalg.cholesky(matern(places, places, scale) + _JITTER * torch.eye(count).to(places))
+    count, scale = observed.shape[1], observed.new_tensor(_SCALE)
+    factor = torch.linalg.cholesky(matern(observed, observed, scale) + _JITTER * torch.eye(count).to(observed))
     ones = torch.ones_like(logarithms)
     even, own = torch.cholesky_solve(torch.stack([ones, logarithms], dim=2), factor).unbind(2)
     certainty = even.sum(1, keepdim=True)
@@ -110,7 +102,7 @@ def corrected(places: Tensor, logarithms: Tensor, candidates: Tensor) -> tuple[T
     weights = own - level * even
     seen = (weights * (logarithms - level)).sum(1, keepdim=True).clamp_min(0)
     variance = (_WORTH * _SPREAD**2 + seen) / (_WORTH + count - 1)
-    cross = matern(candidates, places, scale)
+    cross = matern(candidates, observed, scale)
     mean = level + (cross @ weights[..., None])[..., 0]
     reduced = torch.linalg.solve_triangular(factor, cross.transpose(1, 2), upper=False)
     unsure = 1 - (cross @ even[..., None])[..., 0]
@@ -123,7 +115,3 @@ def _of(promised: Tensor, frames: Tensor) -> Tensor:
     largest = promised.amax(1, keepdim=True)
     share = (promised / torch.where(largest > 0, largest, 1)).clamp_min(_FAINT)
     return share[:, None].expand(-1, frames.shape[1], -1).gather(2, frames).sum(2).log()
-
-
-def _places(search: FrameSearch, frames: Tensor) -> Tensor:
-    return frames.double() / (search.frames - 1)
