@@ -16,10 +16,12 @@ from robustvideo.attacks.gradients import plain
 from robustvideo.attacks.key_frames import BruteForce, Choice, First, FrameSearch, Last, selectors
 from robustvideo.attacks.objectives import Evasion
 from robustvideo.attacks.updates import Position
-from robustvideo.clip import Clip
+from robustvideo.clip import Clip, concatenate
+from robustvideo.data import load_data
 from robustvideo.distances import frames_touched, l21, ssim_per_frame, structural_distance
 from robustvideo.errors import InputError
 from robustvideo.model import Model
+from robustvideo.models import load_model
 from robustvideo.support import Frames
 from robustvideo.threat import L21, WarpAndNoise, WarpAndNoiseL21
 
@@ -243,6 +245,14 @@ def test_passes_are_counted(select: str) -> None:
     model = Watched(Smooth(SHAPE))
     result = load_attack(f"deepsava(steps=4, select={select}, early_stop=false)")(model, clip, labels)
     assert result.forward_passes.tolist() == [model.tally.forwards(name) for name in clip.ids]
+
+
+@pytest.mark.parametrize("network", ["cnn_lstm", "r3d"])
+def test_half_precision_chooses_much_the_same_frames(network: str) -> None:
+    data, model = load_data("embedded:kinetic?split=val&clips=8"), load_model(f"embedded:{network}")
+    clip, labels = concatenate([data.clip(i) for i in range(8)]), torch.tensor([s.label for s in data.samples])
+    full, half = (DeepSAVA(precision=p).key_frames(model, clip, labels) for p in ("fp32", "bf16"))
+    assert (full.frames == half.frames).sum() >= 6
 
 
 def test_more_steps_never_help_the_defender() -> None:

@@ -13,7 +13,7 @@ from robustvideo.attacks.attack import AttackResult, Problem, attacks
 from robustvideo.attacks.chosen_frames import Backdrop
 from robustvideo.attacks.forecast_frames import Forecast
 from robustvideo.attacks.gradient_attack import GradientAttack
-from robustvideo.attacks.gradients import plain
+from robustvideo.attacks.gradients import autocast, plain
 from robustvideo.attacks.key_frames import Choice, FrameSearch, Selector
 from robustvideo.attacks.objectives import CrossEntropy, Evasion, Margin, Objective
 from robustvideo.attacks.updates import AdamStep, Position, State
@@ -220,7 +220,7 @@ class DeepSAVA(GradientAttack):
             )
             moved, state = rule.step(here, state)
             variable = here.project(moved)
-        with torch.no_grad():
+        with torch.no_grad(), autocast(problem):
             value, _ = objective(problem, problem.threat.perturb(problem.clip, (variable,), problem.masks))
         return -value
 
