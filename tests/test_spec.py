@@ -144,13 +144,13 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(values)
 def test_what_is_written_is_read_back(value: object) -> None:
     assert parse_value(format_value(value)) == value
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(names, st.dictionaries(names, values, max_size=4))
 def test_calls_that_are_written_are_read_back(name: str, arguments: dict[str, object]) -> None:
     call = Call(name, arguments)
@@ -158,7 +158,7 @@ def test_calls_that_are_written_are_read_back(name: str, arguments: dict[str, ob
 
 
 @given(st.text(max_size=30))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_text_is_a_call_or_an_input_error(text: str) -> None:
     with contextlib.suppress(InputError):
         parse_call(text)

@@ -46,7 +46,7 @@ class TestFrames:
 
 
 class TestPatch:
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(st.floats(0.005, 1.0), st.integers(0, 1000))
     def test_is_one_rectangle_of_the_asked_size_in_every_frame(self, ratio: float, seed: int) -> None:
         mask = Patch(ratio).mask(SIGNAL, ClipRandom(seed_for(seed, i) for i in range(5)))
@@ -85,7 +85,7 @@ class TestPatch:
 
 
 class TestBorder:
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(st.integers(3, 60), st.integers(3, 60), st.floats(0.02, 0.99))
     def test_is_the_thickest_that_the_ratio_allows(self, height: int, width: int, ratio: float) -> None:
         def area(b: int) -> int:

@@ -19,7 +19,7 @@ from robustvideo.support import Border, Frames, Patch
 from robustvideo.threat import L2, L21, FlowField, Joint, Linf, NormBall, Part, ThreatModel, warp, with_budget
 from robustvideo.threat.box import into_box
 
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=40)
 SMALL = (2, 3, 4, 5)
 BALLS: list[NormBall] = [Linf(16 / 255, stored=False), L2(0.7, stored=False), L21(0.1, stored=False)]
 
@@ -377,7 +377,7 @@ cases = st.builds(
 
 
 class TestStored:
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(cases)
     def test_rounding_never_leaves_the_threat_model(self, case: Case) -> None:
         part, clip, variable, eps, mask = case.build()
@@ -400,7 +400,7 @@ class TestStored:
             outside = int((~untouched & (mask == 0)).sum())
             assert outside == 0
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(cases)
     def test_no_change_stays_no_change(self, case: Case) -> None:
         """Also off the grid: what the adversary did not touch is not rounded on its behalf."""

@@ -52,9 +52,9 @@ def test_damaged_run_directories(tmp_path: Path) -> None:
         start = time.monotonic()
         said = ""
         try:
-            whole, records = validated(copy)
+            whole, columns = validated(copy)
             assert whole.manifest == manifest, seed
-            assert comparable(records) == rows, seed
+            assert comparable(columns.records()) == rows, seed
             assert load_checks(copy) in ({}, checks), seed
         except RobustVideoError as error:
             said, refused = str(error), refused + 1

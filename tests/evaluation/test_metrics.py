@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from robustvideo.evaluation.columns import Columns
 from robustvideo.evaluation.metrics import (
     confusions,
     mean_loss,
@@ -120,7 +121,7 @@ def test_summary_of_a_small_run_by_hand() -> None:
         row("d"),
         row("e", said=1, **missed),
     ]
-    (summary,) = summarise(rows)
+    (summary,) = summarise(Columns.of(rows))
     assert (summary.clips, summary.correct, summary.successes, summary.unusable) == (5, 4, 2, 0)
     assert summary.clean_accuracy == wilson(4, 5)
     assert summary.robust_accuracy == wilson(2, 5)
@@ -134,29 +135,29 @@ def test_summary_of_a_small_run_by_hand() -> None:
 
 def test_unusable_clips_are_counted_and_in_no_denominator() -> None:
     clean = row("a", attack=CLEAN, eps=0.0, threat="")
-    (summary,) = summarise([clean, UNUSABLE])
+    (summary,) = summarise(Columns.of([clean, UNUSABLE]))
     assert (summary.clips, summary.unusable) == (1, 1)
     assert summary.robust_accuracy == wilson(1, 1)
 
 
 def test_an_attack_that_never_succeeds_has_no_distances() -> None:
-    (summary,) = summarise([row("a"), row("b")])
+    (summary,) = summarise(Columns.of([row("a"), row("b")]))
     assert summary.successes == 0
     assert all(math.isnan(v) for v in (summary.iterations, summary.linf, summary.psnr, summary.frames_touched))
 
 
 def test_repeating_an_attack_with_other_seeds_does_not_narrow_the_interval() -> None:
-    once = [row(s, said=s == "a") for s in "abcd"]
+    once = [row(s, said=int(s == "a")) for s in "abcd"]
     twice = [*once, *(replace(r, seed=1) for r in once)]
-    assert summarise(twice)[0].robust_accuracy == summarise(once)[0].robust_accuracy
+    assert summarise(Columns.of(twice))[0].robust_accuracy == summarise(Columns.of(once))[0].robust_accuracy
     mixed = [*once, *(row(s, seed=1) for s in "abcd")]
-    (summary,) = summarise(mixed)
+    (summary,) = summarise(Columns.of(mixed))
     assert (summary.clips, summary.robust_accuracy) == (4, wilson(3.5, 4))
 
 
 def test_a_targeted_attack_is_robust_accuracy_and_target_rate_apart() -> None:
     rows = [row("a", said=2, target=2), row("b", said=1, target=2, success=False), row("c", target=2)]
-    (summary,) = summarise(rows)
+    (summary,) = summarise(Columns.of(rows))
     assert summary.robust_accuracy == wilson(1, 3)
     assert summary.fooling_rate == wilson(2, 3)
     assert summary.target_rate == wilson(1, 3)
@@ -172,7 +173,7 @@ def test_budgets_rise_and_norms_stay_apart() -> None:
         row(attack=CLEAN, eps=0.0, threat=""),
     ]
     order = [("", 0.0), ("l2", 2.0), ("linf", 2 / 255), ("linf", 8 / 255), ("linf audio", 0.01)]
-    assert [(s.norm, s.eps) for s in summarise(rows)] == order
+    assert [(s.norm, s.eps) for s in summarise(Columns.of(rows))] == order
     joint = "joint(members=[linf(eps=8/255), linf(eps=0.012, modality=audio)])"
     assert norm_of(row(threat=joint)) == joint
 
@@ -180,13 +181,13 @@ def test_budgets_rise_and_norms_stay_apart() -> None:
 def test_union_is_the_worst_case_per_clip() -> None:
     pgd = [row("a", said=1), row("b"), row("c")]
     square = [row("a", attack="square"), row("b", attack="square", said=1), row("c", attack="square")]
-    (both,) = union([*pgd, *square, row("a", attack=CLEAN, eps=0.0, threat="")])
+    (both,) = union(Columns.of([*pgd, *square, row("a", attack=CLEAN, eps=0.0, threat="")]))
     assert both.attacks == ("pgd", "square")
     assert both.robust_accuracy == wilson(1, 3)
 
 
 def test_union_leaves_out_clips_that_some_member_has_not_met() -> None:
-    (both,) = union([row("a"), row("b"), row("a", attack="square")])
+    (both,) = union(Columns.of([row("a"), row("b"), row("a", attack="square")]))
     assert both.clips == 1
 
 
@@ -197,8 +198,8 @@ def test_union_is_never_above_any_member(outcomes: Sequence[tuple[bool, ...]]) -
         for clip, members in enumerate(outcomes)
         for member, fooled in enumerate(members)
     ]
-    (together,) = union(rows)
-    least = min(s.robust_accuracy.estimate for s in summarise(rows))
+    (together,) = union(Columns.of(rows))
+    least = min(s.robust_accuracy.estimate for s in summarise(Columns.of(rows)))
     fooled_somewhere = sum(any(members) for members in outcomes)
     assert together.robust_accuracy.estimate <= least
     assert together.robust_accuracy == wilson(len(outcomes) - fooled_somewhere, len(outcomes))
@@ -206,9 +207,9 @@ def test_union_is_never_above_any_member(outcomes: Sequence[tuple[bool, ...]]) -
 
 def test_the_same_attack_crafted_elsewhere_is_another_attack() -> None:
     rows = [row("a"), row("b", said=1), row("a", said=1, surrogate="file2d"), row("b", surrogate="file2d")]
-    assert [s.title for s in summarise(rows)] == ["pgd", "pgd from file2d"]
-    assert all(s.robust_accuracy == wilson(1, 2) for s in summarise(rows))
-    (both,) = union(rows)
+    assert [s.title for s in summarise(Columns.of(rows))] == ["pgd", "pgd from file2d"]
+    assert all(s.robust_accuracy == wilson(1, 2) for s in summarise(Columns.of(rows)))
+    (both,) = union(Columns.of(rows))
     assert both.attacks == ("pgd", "pgd from file2d")
     assert both.robust_accuracy == wilson(0, 2)
 
@@ -220,12 +221,12 @@ def test_success_after_codecs_counts_the_clips_that_were_re_encoded() -> None:
         row("c", codecs=["h264:23"], codec_success=[False]),
         row("d", said=1, clean_prediction=1, first_success_step=0),
     ]
-    assert success_after_codecs(rows) == {"h264:23": wilson(2, 3), "mjpeg:5": wilson(1, 2)}
+    assert success_after_codecs(Columns.of(rows)) == {"h264:23": wilson(2, 3), "mjpeg:5": wilson(1, 2)}
 
 
 def test_confusions_leave_out_clips_missed_without_an_attack() -> None:
     rows = [row("a", said=2), row("b", said=2), row("c"), row("d", said=1, clean_prediction=1)]
-    assert confusions(rows) == {(0, 2): 2, (0, 0): 1}
+    assert confusions(Columns.of(rows)) == {(0, 2): 2, (0, 0): 1}
 
 
 def test_standing_by_step_falls_where_clips_fall() -> None:
@@ -235,10 +236,10 @@ def test_standing_by_step_falls_where_clips_fall() -> None:
         row("c", said=1, clean_prediction=1, first_success_step=0),
         row("d", loss_trace=[0.0] * 4),
     ]
-    assert standing_by_step(rows) == [0.75, 0.75, 0.5, 0.5, 0.5]
-    assert standing_by_step([]) == []
+    assert standing_by_step(Columns.of(rows)) == [0.75, 0.75, 0.5, 0.5, 0.5]
+    assert standing_by_step(Columns.of([])) == []
 
 
 def test_mean_loss_keeps_the_last_value_of_a_clip_that_is_done() -> None:
     rows = [row("a", loss_trace=[1.0, 3.0]), row("b", loss_trace=[1.0, 1.0, 2.0, math.nan]), row("c")]
-    assert mean_loss(rows) == [1.0, 2.0, 2.5, 2.5]
+    assert mean_loss(Columns.of(rows)) == [1.0, 2.0, 2.5, 2.5]

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from robustvideo.evaluation.columns import Columns
 from robustvideo.evaluation.metrics import summarise
 from robustvideo.evaluation.records import Record
 from robustvideo.evaluation.sparsity import (
@@ -49,9 +50,9 @@ def test_aap_mixes_what_was_needed_with_the_largest() -> None:
     rows = [row("a", 0.02), row("b", 0.04), row("c", 0.09, fooled=False), row("d", 0.5, clean_prediction=2)]
     aap = average_absolute_perturbation(rows, l21_of, 0.1)
     assert aap.estimate == pytest.approx((0.02 + 0.04 + 0.1) / 3)
-    rate = summarise(rows)[0].fooling_rate.estimate
+    rate = summarise(Columns.of(rows))[0].fooling_rate.estimate
     assert aap.estimate == pytest.approx(rate * 0.03 + 0.1 * (1 - rate))
-    assert summarise(rows)[0].iterations == 3
+    assert summarise(Columns.of(rows))[0].iterations == 3
     assert aap.low < aap.estimate < aap.high
 
 

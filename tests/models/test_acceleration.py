@@ -328,7 +328,7 @@ def test_abilities_and_preprocessing_survive() -> None:
 sizes = st.tuples(*[st.integers(1, 9)] * 3)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     kernel=st.tuples(*[st.integers(1, 5)] * 3),
     stride=st.tuples(*[st.integers(1, 4)] * 3),

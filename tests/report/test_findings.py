@@ -6,13 +6,16 @@ from pathlib import Path
 
 from synthetic_run import FOES, Foe, make_run
 
+from robustvideo.evaluation.columns import Columns
 from robustvideo.evaluation.records import Record
 from robustvideo.report.findings import Caution, cautions, headline
 from robustvideo.report.series import Series, headline_budget, load_series
 
 
 def changed(series: Series, change: Callable[[Record], Record]) -> Series:
-    return Series(series.name, series.run, series.defense, series.labels, tuple(change(r) for r in series.records))
+    return Series(
+        series.name, series.run, series.defense, series.labels, Columns.of(change(r) for r in series.rows.records())
+    )
 
 
 def titles(series: Sequence[Series]) -> str:
@@ -35,7 +38,7 @@ def test_headline_is_the_worst_case_at_the_usual_budget(run_dir: Path) -> None:
     assert told.budget == ("linf", 8 / 255)
     assert told.changes == "changes of at most 8/255 per pixel"
     (standing,) = told.standings
-    rows = [r for r in series.records if r.attack != "clean" and abs(r.eps - 8 / 255) < 1e-9]
+    rows = [r for r in series.rows.records() if r.attack != "clean" and abs(r.eps - 8 / 255) < 1e-9]
     stood = {r.sample_id for r in rows} - {r.sample_id for r in rows if r.adversarial_prediction != r.label}
     assert standing.robust is not None
     assert standing.robust.estimate == len(stood) / 40
@@ -97,7 +100,7 @@ def test_attacks_still_succeeding_at_their_last_steps_are_named(new_run: Callabl
 
 def test_a_defence_left_out_of_the_gradient_is_serious(run_dir: Path) -> None:
     (series,) = load_series([run_dir])
-    hidden = Series("", series.run, "jpeg(quality=75, gradient=none)", series.labels, series.records)
+    hidden = Series("", series.run, "jpeg(quality=75, gradient=none)", series.labels, series.rows)
     assert found([hidden], "did not see the defence").serious
 
 
@@ -109,7 +112,7 @@ def test_a_model_that_recognises_little_is_serious(run_dir: Path) -> None:
 
 def test_clips_that_an_unfinished_run_has_not_attacked_are_counted(run_dir: Path) -> None:
     (series,) = load_series([run_dir])
-    rows = tuple(r for r in series.records if not (r.attack == "fgsm" and r.sample_id > "set1/030.avi"))
+    rows = series.rows.where(~((series.rows.attack == "fgsm") & (series.rows.sample_id > "set1/030.avi")))
     part = Series("", series.run, "none", series.labels, rows)
     assert "9 clips" in found([part], "worst case is of fewer").text
 

@@ -58,6 +58,7 @@ def copy(runs: dict[str, Path], tmp_path: Path) -> Path:
 
 
 def test_entries_are_ranked_by_the_worst_case_over_all_runs(runs: dict[str, Path], tmp_path: Path) -> None:
+    from robustvideo.evaluation.columns import Columns
     from robustvideo.evaluation.metrics import worst_case
     from robustvideo.report.leaderboard import _series, _table
 
@@ -72,10 +73,10 @@ def test_entries_are_ranked_by_the_worst_case_over_all_runs(runs: dict[str, Path
     assert merged.verdict == "not examined", "one of its runs is not"
     assert len(merged.pages) == 2
     rows = [r for name in ("plain", "stronger") for r in read_records(runs[name]) if r.eps == 4 / 255]
-    stood = worst_case(rows)
+    stood = worst_case(Columns.of(rows))
     assert merged.cells[1] is not None
     assert merged.cells[1].estimate == sum(stood.values()) / 16
-    alone = worst_case(r for r in read_records(runs["plain"]) if r.eps == 4 / 255)
+    alone = worst_case(Columns.of(r for r in read_records(runs["plain"]) if r.eps == 4 / 255))
     assert sum(stood.values()) < sum(alone.values())
     verdicts = {entry.series.defense: entry.verdict for entry in table.entries[:2]}
     assert verdicts == {"none": "pass", "bit_depth": "fail"}

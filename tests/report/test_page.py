@@ -11,6 +11,7 @@ import pytest
 from synthetic_run import CLASSES, FOES, HOSTILE
 
 from robustvideo.errors import InputError
+from robustvideo.evaluation.columns import Columns
 from robustvideo.evaluation.records import CLEAN, Record
 from robustvideo.evaluation.run import open_run
 from robustvideo.report import build_report
@@ -129,13 +130,13 @@ def test_several_runs_are_compared(new_run: Callable[..., Path]) -> None:
 
 def test_transferred_clips_name_where_they_were_crafted(run_dir: Path) -> None:
     (series,) = load_series([run_dir])
-    rows = [replace(r, clip_file="") for r in series.records if r.attack in (CLEAN, "pgd(steps=20)")]
+    rows = [replace(r, clip_file="") for r in series.rows.records() if r.attack in (CLEAN, "pgd(steps=20)")]
     moved = [replace(r, surrogate="embedded:frame2d") for r in rows if r.attack != CLEAN]
-    other = replace(series, records=tuple([r for r in rows if r.attack == CLEAN] + moved))
+    other = replace(series, rows=Columns.of([r for r in rows if r.attack == CLEAN] + moved))
     text = render([other], run_dir)
     assert "pgd(steps=20) from embedded:frame2d" in text
     assert "Only transferred clips" in text
-    both = replace(series, records=tuple(rows + moved))
+    both = replace(series, rows=Columns.of(rows + moved))
     assert len(both.attacked) == 2 * len(other.attacked)
     assert "Only transferred clips" not in render([both], run_dir)
 
@@ -148,7 +149,7 @@ def test_re_encoding_has_its_table(run_dir: Path) -> None:
         success = record.attack == CLEAN and record.sample_id < "set1/010"
         return replace(record, codecs=["h264:23"], codec_success=[success], clip_file="") if known else record
 
-    text = words_of(render([replace(series, records=tuple(recode(r) for r in series.records))], run_dir))
+    text = words_of(render([replace(series, rows=Columns.of(recode(r) for r in series.rows.records()))], run_dir))
     section = text[text.index("Does the attack outlive") :]
     assert re.search(r"no attack 5 % \[\d+, \d+\] 25 % \[14, 40\]", section)
     assert re.search(r"pgd\(steps=20\) \d+ % \[\d+, \d+\] 0 % \[0, 9\]", section)

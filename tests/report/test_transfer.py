@@ -43,7 +43,7 @@ def test_rows_are_surrogates_columns_targets_and_the_own_model_is_in_no_mean(run
         assert other is not None
         assert mean == other.estimate
         for one, cell in zip(series, cells, strict=True):
-            rows = [r for r in one.records if r.surrogate == surrogate]
+            rows = [r for r in one.rows.records() if r.surrogate == surrogate]
             attacked = [r for r in rows if r.clean_prediction == r.label]
             assert cell is not None
             assert cell.estimate == pytest.approx(sum(r.success for r in attacked) / len(attacked))

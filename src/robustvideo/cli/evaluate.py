@@ -160,7 +160,7 @@ def print_summary(runs: list[Path], *, as_json: bool) -> None:
     from robustvideo.spec import format_value
 
     opened = [open_run(path) for path in runs]
-    summaries = [(run, row) for run in opened for row in summarise(run.records())]
+    summaries = [(run, row) for run in opened for row in summarise(run.columns())]
     if as_json:
         graded = {
             (run.path, defense): {check.name: check.grade for check in checks}

@@ -1,4 +1,4 @@
-"""Metrics: pure functions on records. Rates come with their Wilson intervals, and every denominator is a field.
+"""Metrics: pure functions on the columns of records. Rates have Wilson intervals, and every denominator is a field.
 
 A clip is one statistical unit, however many rows it has: several seeds of one attack are averaged per clip before
 clips are counted, so that repeating an attack does not make an interval narrower. Unusable clips are counted, and
@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist, fmean
+from typing import Any, overload
 
+import numpy as np
+from numpy.typing import NDArray
+
+from robustvideo.evaluation.columns import Coded, Columns
 from robustvideo.evaluation.records import CLEAN, Record
 from robustvideo.registry import construct
 from robustvideo.spec import format_value, parse_call
@@ -143,50 +148,46 @@ class UnionSummary:
     robust_accuracy: Interval
 
 
-def summarise(records: Iterable[Record]) -> list[AttackSummary]:
+def summarise(rows: Columns) -> list[AttackSummary]:
     """One summary per defence, norm, budget and attack, in that order; budgets rise, attacks as first recorded.
 
     The same attack crafted on another model is another attack.
     """
-    groups: dict[tuple[str, str, float, str, str], list[Record]] = {}
-    for record in records:
-        key = (record.defense, norm_of(record), record.eps, record.attack, record.surrogate)
-        groups.setdefault(key, []).append(record)
-    order = {defense: i for i, defense in enumerate(dict.fromkeys(key[0] for key in groups))}
-    keys = sorted(groups, key=lambda k: (order[k[0]], k[1], k[2]))
-    return [_summary(*key, groups[key]) for key in keys]
+    groups = rows.groups("defense", _norms(rows), "eps", "attack", "surrogate")
+    return [_summary(own, *key) for key, own in _in_order(groups)]
 
 
-def union(records: Iterable[Record]) -> list[UnionSummary]:
+def union(rows: Columns) -> list[UnionSummary]:
     """The ensemble's robust accuracy for every defence, norm and budget; budgets rise.
 
     A clip that some member has not attacked yet (an unfinished run) is left out of its ``clips``.
     """
-    groups: dict[tuple[str, str, float], list[Record]] = {}
-    for record in records:
-        if record.attack != CLEAN:
-            groups.setdefault((record.defense, norm_of(record), record.eps), []).append(record)
-    order = {defense: i for i, defense in enumerate(dict.fromkeys(key[0] for key in groups))}
     summaries = []
-    for defense, norm, eps in sorted(groups, key=lambda k: (order[k[0]], k[1], k[2])):
-        rows = groups[defense, norm, eps]
-        stood = worst_case(rows)
-        attacks = tuple(dict.fromkeys(titled(r.attack, r.surrogate) for r in rows))
+    for (defense, norm, eps), own in _in_order(by_budget(rows)):
+        stood = worst_case(own)
+        attacks = tuple(titled(*key) for key in own.groups("attack", "surrogate"))
         accuracy = wilson(sum(stood.values()), len(stood))
         summaries.append(UnionSummary(defense, eps, norm, attacks, len(stood), accuracy))
     return summaries
 
 
-def worst_case(records: Iterable[Record]) -> dict[str, bool]:
+def by_budget(rows: Columns) -> dict[tuple[Any, ...], Columns]:
+    """The attacked clips by defence, norm and budget."""
+    rows = rows.where(rows.attack != CLEAN)
+    return rows.groups("defense", _norms(rows), "eps")
+
+
+def worst_case(rows: Columns) -> dict[str, bool]:
     """Clip -> whether it is recognised in every row; only usable clips that every attack among the rows has met."""
-    rows = [r for r in records if r.status == "ok"]
-    attacks = {(r.attack, r.surrogate) for r in rows}
-    met: dict[str, set[tuple[str, str]]] = {}
-    stood: dict[str, bool] = {}
-    for row in rows:
-        met.setdefault(row.sample_id, set()).add((row.attack, row.surrogate))
-        stood[row.sample_id] = stood.get(row.sample_id, True) and is_recognised(row)
-    return {sample: whole for sample, whole in stood.items() if met[sample] == attacks}
+    rows = rows.where(rows.status == "ok")
+    clip, names = rows.coded("sample_id")
+    met, fell = np.zeros(len(names), np.int64), np.zeros(len(names), bool)
+    attacks = rows.groups("attack", "surrogate").values()
+    for own in attacks:
+        met[np.unique(own.coded("sample_id")[0])] += 1
+    fell[clip[~is_recognised(rows)]] = True
+    whole = np.flatnonzero((met == len(attacks)) & (met > 0)).tolist()
+    return {str(names[i]): not fell[i] for i in whole}
 
 
 def titled(attack: str, surrogate: str) -> str:
@@ -194,14 +195,22 @@ def titled(attack: str, surrogate: str) -> str:
     return f"{attack} from {surrogate}" if surrogate else attack
 
 
-def is_recognised(record: Record) -> bool:
-    """Whether the model names the true class of the stored clip."""
-    return record.adversarial_prediction == record.label
+@overload
+def is_recognised(row: Record) -> bool: ...
+@overload
+def is_recognised(row: Columns) -> NDArray[np.bool_]: ...
+def is_recognised(row: Any) -> Any:
+    """Whether the model names the true class of the stored clip: of one row, or of each of many."""
+    return row.adversarial_prediction == row.label
 
 
-def needed_attack(record: Record) -> bool:
-    """Whether a usable clip was recognised before the attack."""
-    return record.status == "ok" and record.clean_prediction == record.label
+@overload
+def needed_attack(row: Record) -> bool: ...
+@overload
+def needed_attack(row: Columns) -> NDArray[np.bool_]: ...
+def needed_attack(row: Any) -> Any:
+    """Whether a usable clip was recognised before the attack: of one row, or of each of many."""
+    return (row.status == "ok") & (row.clean_prediction == row.label)
 
 
 def norm_of(record: Record) -> str:
@@ -209,70 +218,84 @@ def norm_of(record: Record) -> str:
     return "" if record.attack == CLEAN else _norm(record.threat)
 
 
-def confusions(records: Iterable[Record]) -> Counter[tuple[int, int]]:
+def confusions(rows: Columns) -> Counter[tuple[int, int]]:
     """(true class, class said under attack) -> number of rows, over the clips recognised without the attack.
 
     Pairs of equal classes are the clips that stood.
     """
-    return Counter((r.label, r.adversarial_prediction) for r in records if needed_attack(r))
+    rows = rows.where(needed_attack(rows))
+    return Counter(zip(rows.label.tolist(), rows.adversarial_prediction.tolist(), strict=True))
 
 
-def success_after_codecs(records: Iterable[Record]) -> dict[str, Interval]:
+def success_after_codecs(rows: Columns) -> dict[str, Interval]:
     """Codec -> share of the clips on which the attack succeeds after it (undisturbed: the model errs).
 
     The clips are those that were re-encoded: the attacked ones, or all when undisturbed.
     """
-    rows: dict[str, dict[str, list[bool]]] = {}
-    for record in records:
-        for codec, success in zip(record.codecs, record.codec_success, strict=True):
-            rows.setdefault(codec, {}).setdefault(record.sample_id, []).append(success)
-    return {codec: _share(list(verdicts.values())) for codec, verdicts in rows.items()}
+    codecs, row = rows.flattened("codecs")
+    succeeds, _ = rows.flattened("codec_success")
+    clips = rows.coded("sample_id")[0][row]
+    return {codec: _share(clips[codecs == codec], succeeds[codecs == codec]) for codec in dict.fromkeys(codecs)}
 
 
-def standing_by_step(records: Iterable[Record]) -> list[float]:
+def standing_by_step(rows: Columns) -> list[float]:
     """Share of the clips that the attack has not yet turned after 0, 1, 2, ... steps.
 
     The curve of an attack that had enough steps is flat at its end. Clips misclassified without an attack are
     turned from the start, so the first value is at most the clean accuracy. Empty without usable rows.
     """
-    rows = [r for r in records if r.status == "ok"]
-    if not rows:
+    rows = rows.where(rows.status == "ok")
+    if not len(rows):
         return []
-    steps = max(max(len(r.loss_trace), r.first_success_step) for r in rows)
-    turned = Counter(r.first_success_step for r in rows if r.success)
-    shares, standing = [], len(rows)
-    for step in range(steps + 1):
-        standing -= turned[step]
-        shares.append(standing / len(rows))
-    return shares
+    _, _, traced = rows.lists("loss_trace")
+    steps = max(traced.max(), rows.first_success_step.max())
+    turned = rows.first_success_step[rows.success & (rows.first_success_step >= 0)]
+    standing = len(rows) - np.bincount(turned, minlength=steps + 1).cumsum()
+    return (standing / len(rows)).tolist()  # type: ignore[no-any-return]
 
 
-def mean_loss(records: Iterable[Record]) -> list[float]:
+def mean_loss(rows: Columns) -> list[float]:
     """Mean objective per step over the attacked clips.
 
     A clip that is done early keeps its last value: a mean over the clips that are left would move because easy
     clips leave, not because the attack progresses. Steps before a clip's first finite value do not count it.
     """
-    traces = [_carried(r.loss_trace) for r in records if needed_attack(r)]
-    length = max((len(t) for t in traces), default=0)
+    losses, starts, counts = rows.where(needed_attack(rows)).lists("loss_trace")
+    last = np.full(len(counts), math.nan)
     means = []
-    for step in range(length):
-        values = [t[min(step, len(t) - 1)] for t in traces if t]
-        finite = [v for v in values if math.isfinite(v)]
-        means.append(fmean(finite) if finite else math.nan)
+    for step in range(counts.max(initial=0)):
+        there = np.flatnonzero(counts > step)
+        now = losses[starts[there] + step]
+        finite = np.isfinite(now)
+        last[there[finite]] = now[finite]
+        known = last[~np.isnan(last)]
+        means.append(float(known.mean()) if len(known) else math.nan)
     return means
 
 
-def _summary(
-    defense: str, norm: str, eps: float, attack: str, surrogate: str, records: Sequence[Record]
-) -> AttackSummary:
-    rows = [r for r in records if r.status == "ok"]
-    correct = [r for r in rows if needed_attack(r)]
-    successes = [r for r in correct if r.success and attack != CLEAN]
-    targeted = any(r.target >= 0 for r in rows)
+def _norms(rows: Columns) -> Coded:
+    """`norm_of` every row."""
+    codes, threats = rows.coded("threat")
+    names = [_norm(str(threat)) for threat in threats]
+    known = list(dict.fromkeys(["", *names]))
+    places = np.array([known.index(name) for name in names], np.int64)
+    return np.where(rows.attack == CLEAN, 0, places[codes]), known
 
-    def over_successes(value: Callable[[Record], float]) -> float:
-        return fmean(value(r) for r in successes) if successes else math.nan
+
+def _in_order(groups: dict[tuple[Any, ...], Columns]) -> list[tuple[tuple[Any, ...], Columns]]:
+    """Groups by defence, norm, budget, ...: defences as first recorded, norms in order, budgets rising."""
+    order = {defense: i for i, defense in enumerate(dict.fromkeys(key[0] for key in groups))}
+    return sorted(groups.items(), key=lambda group: (order[group[0][0]], *group[0][1:3]))
+
+
+def _summary(rows: Columns, defense: str, norm: str, eps: float, attack: str, surrogate: str) -> AttackSummary:
+    everybody, rows = set(rows.sample_id), rows.where(rows.status == "ok")
+    correct = rows.where(needed_attack(rows))
+    successes = correct.where(correct.success & (attack != CLEAN))
+    targeted = (rows.target >= 0).any()
+
+    def rate(of: Columns, holds: NDArray[np.bool_]) -> Interval:
+        return _share(of.coded("sample_id")[0], holds)
 
     return AttackSummary(
         defense=defense,
@@ -280,47 +303,37 @@ def _summary(
         eps=eps,
         norm=norm,
         surrogate=surrogate,
-        clips=len({r.sample_id for r in rows}),
-        unusable=len({r.sample_id for r in records} - {r.sample_id for r in rows}),
-        clean_accuracy=_rate(rows, lambda r: r.clean_prediction == r.label),
-        robust_accuracy=_rate(rows, is_recognised),
-        correct=len({r.sample_id for r in correct}),
-        fooling_rate=_rate(correct, lambda r: not is_recognised(r)),
-        target_rate=_rate(correct, lambda r: r.adversarial_prediction == r.target) if targeted else None,
+        clips=len(set(rows.sample_id)),
+        unusable=len(everybody - set(rows.sample_id)),
+        clean_accuracy=rate(rows, rows.clean_prediction == rows.label),
+        robust_accuracy=rate(rows, is_recognised(rows)),
+        correct=len(set(correct.sample_id)),
+        fooling_rate=rate(correct, ~is_recognised(correct)),
+        target_rate=rate(correct, correct.adversarial_prediction == correct.target) if targeted else None,
         successes=len(successes),
-        iterations=over_successes(lambda r: r.first_success_step),
-        linf=over_successes(lambda r: r.linf),
-        l2=over_successes(lambda r: r.l2),
-        l21=over_successes(lambda r: r.l21),
-        ssim=over_successes(lambda r: r.ssim),
-        psnr=over_successes(lambda r: r.psnr),
-        frames_touched=over_successes(lambda r: r.frames_touched),
-        forward_passes=sum(r.forward_passes for r in rows),
-        backward_passes=sum(r.backward_passes for r in rows),
-        seconds=sum(r.seconds for r in rows),
+        iterations=_mean(successes.first_success_step),
+        linf=_mean(successes.linf),
+        l2=_mean(successes.l2),
+        l21=_mean(successes.l21),
+        ssim=_mean(successes.ssim),
+        psnr=_mean(successes.psnr),
+        frames_touched=_mean(successes.frames_touched),
+        forward_passes=int(rows.forward_passes.sum()),
+        backward_passes=int(rows.backward_passes.sum()),
+        seconds=math.fsum(rows.seconds.tolist()),
     )
 
 
-def _rate(rows: Iterable[Record], holds: Callable[[Record], bool]) -> Interval:
-    """The share of clips for which ``holds``."""
-    verdicts: dict[str, list[bool]] = {}
-    for row in rows:
-        verdicts.setdefault(row.sample_id, []).append(holds(row))
-    return _share(list(verdicts.values()))
-
-
-def _share(verdicts: Sequence[Sequence[bool]]) -> Interval:
+def _share(clips: NDArray[np.int64], verdicts: NDArray[np.bool_]) -> Interval:
     """The share of true verdicts, each clip counting once however many it has."""
-    # a mean of one verdict stays a whole number, so that a run with one seed counts exactly
-    successes = sum(v[0] if len(v) == 1 else fmean(v) for v in verdicts)
-    return wilson(min(successes, len(verdicts)), len(verdicts))
+    several, right = np.bincount(clips), np.bincount(clips, verdicts)
+    shares = right[several > 0] / several[several > 0]
+    return wilson(math.fsum(shares.tolist()), len(shares))
 
 
-def _carried(trace: Sequence[float]) -> list[float]:
-    carried: list[float] = []
-    for value in trace:
-        carried.append(value if math.isfinite(value) or not carried else carried[-1])
-    return carried
+def _mean(values: NDArray[Any]) -> float:
+    """Exact before it is rounded, so that it does not depend on the order of the rows; NaN of nothing."""
+    return fmean(values.tolist()) if len(values) else math.nan
 
 
 @cache

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from robustvideo.errors import InputError
@@ -132,7 +133,7 @@ def shard(run: Path, item: str) -> Path:
 
 def write_shard(path: Path, records: Sequence[Record]) -> None:
     """Write one parquet file, complete or not at all."""
-    _write(path, pa.Table.from_pylist([asdict(r) for r in records], schema=SCHEMA), [path.stem])
+    _write(path, table_of(records), [path.stem])
 
 
 def finished_items(run: Path) -> set[str]:
@@ -168,6 +169,11 @@ def merge_shards(run: Path, least: int = 2) -> None:
 
 
 def read_records(run: Path, unsigned: bool = True) -> list[Record]:
+    """All rows of a run one by one; see `read_table`."""
+    return records_of(read_table(run, unsigned))
+
+
+def read_table(run: Path, unsigned: bool = True) -> pa.Table:
     """All rows of a run, each work item once, in the order of items and clips.
 
     Args:
@@ -179,23 +185,37 @@ def read_records(run: Path, unsigned: bool = True) -> list[Record]:
     """
     for attempt in range(_ATTEMPTS):
         try:
-            tables = [_read(path, unsigned) for path in _files(run)]
+            tables = [SCHEMA.empty_table(), *(_read(path, unsigned).replace_schema_metadata() for path in _files(run))]
             break
         except FileNotFoundError:  # merged away since it was listed
             if attempt == _ATTEMPTS - 1:
                 raise
-    rows: dict[str, list[Record]] = {}
-    with without_collector():
-        for table in tables:
-            own: dict[str, list[Record]] = {}
-            for record in _records(table):
-                own.setdefault(record.item, []).append(record)
-            rows.update(own)
-    return [record for item in sorted(rows) for record in rows[item]]
+    table = pa.concat_tables(tables).combine_chunks()
+    file = np.repeat(np.arange(len(tables)), [own.num_rows for own in tables])
+    encoded = pa.concat_arrays(table.column("item").chunks).dictionary_encode()
+    item, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+    last = np.zeros(len(names), np.int64)  # of the files that have an item
+    np.maximum.at(last, item, file)
+    kept = np.flatnonzero(file == last[item])
+    place = np.argsort(np.argsort(np.array(names, dtype=str)))
+    return table.take(kept[np.argsort(place[item[kept]], kind="stable")])
+
+
+def table_of(records: Iterable[Record]) -> pa.Table:
+    """Rows as a table of `SCHEMA`."""
+    rows = list(records)
+    return pa.table({name: [getattr(row, name) for row in rows] for name in SCHEMA.names}, schema=SCHEMA)
+
+
+def records_of(table: pa.Table) -> list[Record]:
+    """The rows of a table of `SCHEMA`."""
+    with _without_collector():
+        columns = (table.column(name).to_pylist() for name in SCHEMA.names)
+        return [Record(*row) for row in zip(*columns, strict=True)]
 
 
 @contextmanager
-def without_collector() -> Iterator[None]:
+def _without_collector() -> Iterator[None]:
     """Python's collector looks through all objects again and again while many are made; none of ours is garbage."""
     was_on = gc.isenabled()
     gc.disable()
@@ -252,14 +272,14 @@ def _digest(table: pa.Table, items: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _bytes(array: pa.Array) -> Iterator[bytes]:
+def _bytes(array: pa.Array) -> Iterator[bytes | pa.Buffer]:
     if array.null_count:
         yield b"nothing"  # no value of ours is missing
     elif pa.types.is_list(array.type):
         yield np.asarray(array.value_lengths()).tobytes()
         yield from _bytes(array.flatten())
     elif pa.types.is_string(array.type):
-        yield "\x1f".join(array.to_pylist()).encode()
+        yield pc.binary_join(pa.ListArray.from_arrays([0, len(array)], array), "\x1f")[0].as_buffer()
     else:
         yield array.to_numpy(zero_copy_only=False).tobytes()
 
@@ -276,12 +296,6 @@ def _opened(path: Path, read: Any) -> Any:
             raise
         raise InputError(_DAMAGED.format(path)) from error
     return found
-
-
-def _records(table: pa.Table) -> Iterable[Record]:
-    """The rows of a table."""
-    columns = (table.column(name).to_pylist() for name in SCHEMA.names)
-    return (Record(*row) for row in zip(*columns, strict=True))
 
 
 def comparable(records: Iterable[Record]) -> list[dict[str, Any]]:

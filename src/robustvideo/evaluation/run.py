@@ -14,7 +14,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustvideo.errors import InputError, RunConflict
-from robustvideo.evaluation.records import Record, read_records
+from robustvideo.evaluation.columns import Columns
+from robustvideo.evaluation.records import Record, read_records, read_table
 from robustvideo.storage import is_temporary, remove_leftovers, signature, write_text
 
 SCHEMA_VERSION = 1
@@ -68,8 +69,12 @@ class Run:
     path: Path
     manifest: Manifest = field(repr=False)
 
+    def columns(self) -> Columns:
+        """All rows on disk, column by column."""
+        return Columns.of_table(read_table(self.path))
+
     def records(self) -> list[Record]:
-        """All rows on disk."""
+        """All rows on disk, one by one."""
         return read_records(self.path)
 
     def save(self) -> None:

@@ -6,15 +6,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from robustvideo.errors import InputError
+from robustvideo.evaluation.columns import Columns
 from robustvideo.evaluation.metrics import is_recognised, norm_of
-from robustvideo.evaluation.records import CLEAN, Record, finished_items, read_records
+from robustvideo.evaluation.records import CLEAN, Record, finished_items, read_table
 from robustvideo.evaluation.run import Run, open_run
 from robustvideo.evaluation.trust import load_checks
 
 _ROUNDING = 1e-6
 
 
-def validated(path: Path) -> tuple[Run, list[Record]]:
+def validated(path: Path) -> tuple[Run, Columns]:
     """A finished run and its records, all of them there, as they were written, and of one mind.
 
     Raises:
@@ -30,12 +31,12 @@ def validated(path: Path) -> tuple[Run, list[Record]]:
     missing = manifest.items - len(finished_items(path))
     if missing:
         raise InputError(f"{path} does not have the {manifest.items} work items that it should have: evaluate again.")
-    records = read_records(path, unsigned=False)
-    _check(path, records, int(manifest.data.get("clips", 0)), len(manifest.model.get("labels") or ()))
-    if all(record.attack == CLEAN for record in records):
+    rows = Columns.of_table(read_table(path, unsigned=False))
+    _check(path, rows.records(), int(manifest.data.get("clips", 0)), len(manifest.model.get("labels") or ()))
+    if (rows.attack == CLEAN).all():
         raise InputError(f"{path} has no attack, so it says nothing of robustness.")
     load_checks(path)
-    return run, records
+    return run, rows
 
 
 def _check(path: Path, records: Iterable[Record], clips: int, classes: int) -> None:

@@ -65,14 +65,15 @@ class Preview:
 
 def choose(series: Series, budget: Budget | None, count: int) -> list[Record]:
     """Saved clips worth looking at: at ``budget`` first, every attack, fooled and not, different clips and classes."""
-    saved = [r for r in series.records if r.clip_file and r.status == "ok"]
-    at_budget = {id(r) for s in (series.at(budget) if budget else []) for r in series.rows(s)}
+    saved = series.rows.where((series.rows.clip_file != "") & (series.rows.status == "ok")).records()
+    at_budget = {(s.attack, s.surrogate, s.eps) for s in (series.at(budget) if budget else [])}
+    inside = [(r.attack, r.surrogate, r.eps) in at_budget for r in saved]
     used: Counter[str] = Counter()
     seen: Counter[int] = Counter()
     chosen: list[Record] = []
-    for pool in ([r for r in saved if id(r) in at_budget], [r for r in saved if id(r) not in at_budget]):
+    for wanted in (True, False):
         kinds: dict[tuple[bool, str], list[Record]] = {}
-        for record in pool:
+        for record in (r for r, here in zip(saved, inside, strict=True) if here is wanted):
             kinds.setdefault((not record.success, record.attack), []).append(record)
         while len(chosen) < count and any(kinds.values()):
             for kind in sorted(kinds):

@@ -156,7 +156,7 @@ def standing_chart(series: Series, chosen: Budget) -> Chart | None:
     """Share of clips an attack has not yet fooled, against the share of its steps; None without any step."""
     lines, phrases = [], []
     for place, summary in enumerate(_in_recorded_order(series, chosen)):
-        shares = standing_by_step(series.rows(summary))
+        shares = standing_by_step(series.of(summary))
         if len(shares) < 2:
             continue
         xs = [100 * step / (len(shares) - 1) for step in range(len(shares))]
@@ -181,7 +181,7 @@ def loss_charts(series: Series, chosen: Budget) -> list[Chart]:
     """The mean objective per step, one small chart per attack, because objectives have different units."""
     charts = []
     for place, summary in enumerate(_in_recorded_order(series, chosen)):
-        losses = [(step, loss) for step, loss in enumerate(mean_loss(series.rows(summary)), 1) if math.isfinite(loss)]
+        losses = [(step, loss) for step, loss in enumerate(mean_loss(series.of(summary)), 1) if math.isfinite(loss)]
         if len(losses) < 2:
             continue
         low, high = min(loss for _, loss in losses), max(loss for _, loss in losses)
@@ -206,7 +206,7 @@ def loss_charts(series: Series, chosen: Budget) -> list[Chart]:
 def confusion(series: Series, chosen: Budget) -> Confusion | None:
     """What the strongest single attack at a budget makes of each class; None when it fools none."""
     strongest = series.at(chosen)[:1]
-    counts = confusions(series.rows(strongest[0])) if strongest else Counter()
+    counts = confusions(series.of(strongest[0])) if strongest else Counter()
     fooled = {pair: count for pair, count in counts.items() if pair[0] != pair[1]}
     if not fooled:
         return None

@@ -9,11 +9,11 @@ from itertools import pairwise
 from robustvideo.evaluation.metrics import (
     AttackSummary,
     Interval,
+    by_budget,
     paired_difference,
     standing_by_step,
     worst_case,
 )
-from robustvideo.evaluation.records import Record
 from robustvideo.evaluation.trust.from_records import GRADIENT_FREE
 from robustvideo.report.series import Budget, Series, headline_budget
 from robustvideo.report.wording import (
@@ -110,7 +110,7 @@ def headline(series: Sequence[Series]) -> Headline:
         )
     difference, shared = None, 0
     if chosen and len(series) == 2 and all(s.robust for s in standings):
-        first, second = (worst_case(_rows_at(s, chosen)) for s in series)
+        first, second = (worst_case(by_budget(s.rows)[s.defense, *chosen]) for s in series)
         both = first.keys() & second.keys()
         difference, shared = paired_difference((first[c], second[c]) for c in both), len(both)
     return Headline(chosen, changes(chosen[1], chosen[0]) if chosen else "", tuple(standings), difference, shared)
@@ -164,7 +164,8 @@ def _of_series(one: Series) -> Iterator[Caution]:
 
 
 def _unusable(one: Series) -> Iterator[Caution]:
-    messages = {r.sample_id: r.message for r in one.records if r.status != "ok"}
+    unusable = one.rows.where(one.rows.status != "ok")
+    messages = dict(zip(unusable.sample_id, unusable.message, strict=True))
     if messages:
         named = [f"{sample}: {message or 'no message'}" for sample, message in sorted(messages.items())]
         more = (f"… and {len(named) - LISTED} more",) if len(named) > LISTED else ()
@@ -177,7 +178,7 @@ def _unusable(one: Series) -> Iterator[Caution]:
 
 
 def _unfinished(one: Series) -> Iterator[Caution]:
-    seen = len({r.sample_id for r in one.records})
+    seen = len(set(one.rows.sample_id))
     whole = one.run.manifest.data.get("clips")
     if isinstance(whole, int) and 0 < seen < whole:
         yield Caution(
@@ -283,7 +284,7 @@ def _not_falling(one: Series) -> Iterator[Caution]:
 def _not_converged(one: Series, here: Sequence[AttackSummary], size: str) -> Iterator[Caution]:
     unfinished = []
     for summary in here:
-        standing = standing_by_step(one.rows(summary))
+        standing = standing_by_step(one.of(summary))
         tail = max(1, len(standing) // 10)
         enough_steps = len(standing) > 5
         if enough_steps and standing[-1] > 0 and standing[-1 - tail] - standing[-1] > CONVERGED:
@@ -328,7 +329,7 @@ def _partial(one: Series, chosen: Budget, size: str) -> Iterator[Caution]:
 
 
 def _of_comparison(series: Sequence[Series]) -> Iterator[Caution]:
-    sets = [{r.sample_id for r in s.records if r.status == "ok"} for s in series if s.clips]
+    sets = [set(s.rows.sample_id[s.rows.status == "ok"]) for s in series if s.clips]
     if len(sets) < 2:
         return
     shared = set.intersection(*sets)
@@ -354,10 +355,6 @@ def difference_phrase(difference: Interval) -> str:
     """A difference of shares with its interval: "+12 points [+4, +20]"."""
     span = f"[{points(difference.low)}, {points(difference.high)}]"
     return f"{points(difference.estimate)} points {span}"
-
-
-def _rows_at(series: Series, chosen: Budget) -> list[Record]:
-    return [r for s in series.at(chosen) for r in series.rows(s)]
 
 
 def _kind(summary: AttackSummary) -> str:

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from robustvideo.errors import InputError
+from robustvideo.evaluation.columns import Columns
 from robustvideo.evaluation.metrics import Interval
 from robustvideo.evaluation.run import Run, now
 from robustvideo.evaluation.validated import validated
 from robustvideo.report.page import build_report, fill
-from robustvideo.report.series import Budget, Series, class_names, headline_budget
+from robustvideo.report.series import Budget, Series, by_defense, class_names, headline_budget
 from robustvideo.report.trust import SYMBOLS, trust_tables
 from robustvideo.report.wording import NOTHING, budget, norm_name
 from robustvideo.storage import slug, write_text
@@ -100,9 +103,8 @@ def build_leaderboard(runs: Sequence[Path], out: Path) -> Path:
 
 
 def _series(path: Path) -> list[Series]:
-    run, records = validated(path)
-    names = dict.fromkeys(record.defense for record in records)
-    return [Series("", run, name, class_names(run), tuple(r for r in records if r.defense == name)) for name in names]
+    run, rows = validated(path)
+    return [Series("", run, defense, class_names(run), own) for defense, own in by_defense(rows).items()]
 
 
 def _table(data: str, members: Sequence[Series], pages: dict[str, str]) -> Table:
@@ -124,8 +126,8 @@ def _table(data: str, members: Sequence[Series], pages: dict[str, str]) -> Table
 
 def _merged(own: Sequence[Series]) -> Series:
     first = own[0]
-    records = tuple(record for one in own for record in one.records)
-    return Series(str(first.run.manifest.model.get("spec", "")), first.run, first.defense, first.labels, records)
+    rows = Columns.of_table(pa.concat_tables([one.rows.table() for one in own]))
+    return Series(str(first.run.manifest.model.get("spec", "")), first.run, first.defense, first.labels, rows)
 
 
 def _entry(

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from robustvideo import __version__
 from robustvideo.errors import InputError
 from robustvideo.evaluation.metrics import norm_of, titled
-from robustvideo.evaluation.records import Record, finished_items, without_collector
+from robustvideo.evaluation.records import Record, finished_items
 from robustvideo.evaluation.run import Run
 from robustvideo.report import figures, tables, wording
 from robustvideo.report.clips import FPS, Preview, choose, load_preview
@@ -105,9 +105,7 @@ def build_report(runs: Sequence[Path], out: Path | None = None) -> Path:
         out = runs[0] / "report.html" if len(runs) == 1 else runs[0].resolve().parent / "comparison.html"
     elif out.is_dir():
         out = out / "report.html"
-    with without_collector():
-        page = render(load_series(runs), out.parent)
-    write_text(out, page)
+    write_text(out, render(load_series(runs), out.parent))
     return out
 
 
@@ -134,7 +132,7 @@ def render(series: Sequence[Series], folder: Path) -> str:
         details=[_details(one, summary) for one in series],
         cautions=cautions(series),
         clips=_shown_clips(series, summary.budget),
-        saved=sum(1 for s in series for r in s.records if r.clip_file and r.status == "ok"),
+        saved=sum(int(((s.rows.clip_file != "") & (s.rows.status == "ok")).sum()) for s in series),
         fps=FPS,
     )
 
@@ -216,7 +214,7 @@ def _run_facts(run: Run, series: Sequence[Series], folder: Path) -> Mapping[str,
         "classes": len(own[0].labels),
         "input": _input_size(manifest.model),
         "clips": max(s.clips for s in own),
-        "unusable": len({r.sample_id for s in own for r in s.records if r.status != "ok"}),
+        "unusable": len({clip for s in own for clip in s.rows.sample_id[s.rows.status != "ok"]}),
         "shards": len(finished_items(run.path)),
         "defenses": [s.defense for s in own],
         "attacks": list(dict.fromkeys(a.title for s in own for a in s.attacked)),

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from robustvideo.evaluation.columns import Columns
 from robustvideo.evaluation.metrics import AttackSummary, Interval, UnionSummary, summarise, union, wilson
-from robustvideo.evaluation.records import CLEAN, Record
+from robustvideo.evaluation.records import CLEAN
 from robustvideo.evaluation.run import Run, open_run
 from robustvideo.report.wording import defense_name
 
@@ -28,7 +29,7 @@ class Series:
         run: the run.
         defense: the defence's spec.
         labels: class names by index; empty when unknown.
-        records: its rows.
+        rows: its records.
         style: number of its colour.
     """
 
@@ -36,13 +37,13 @@ class Series:
     run: Run
     defense: str
     labels: tuple[str, ...]
-    records: tuple[Record, ...]
+    rows: Columns
     style: int = 0
 
     @cached_property
     def summaries(self) -> list[AttackSummary]:
         """Every attack at every budget, the undisturbed clips among them."""
-        return summarise(self.records)
+        return summarise(self.rows)
 
     @cached_property
     def attacked(self) -> list[AttackSummary]:
@@ -52,7 +53,7 @@ class Series:
     @cached_property
     def unions(self) -> dict[Budget, UnionSummary]:
         """The worst case per clip at every norm and budget."""
-        return {(u.norm, u.eps): u for u in union(self.records)}
+        return {(u.norm, u.eps): u for u in union(self.rows)}
 
     @cached_property
     def clean(self) -> Interval:
@@ -63,24 +64,20 @@ class Series:
     @cached_property
     def clips(self) -> int:
         """Number of usable clips."""
-        return len({r.sample_id for r in self.records if r.status == "ok"})
+        return len(set(self.rows.sample_id[self.rows.status == "ok"]))
 
     def at(self, budget: Budget) -> list[AttackSummary]:
         """The attacks at one budget, the strongest first."""
         own = [s for s in self.attacked if (s.norm, s.eps) == budget]
         return sorted(own, key=lambda s: s.robust_accuracy.estimate)
 
-    def rows(self, summary: AttackSummary) -> list[Record]:
+    def of(self, summary: AttackSummary) -> Columns:
         """The records behind a summary of this series."""
-        return self._rows[summary.attack, summary.surrogate, summary.eps]
+        return self._by_attack[summary.attack, summary.surrogate, summary.eps]
 
     @cached_property
-    def _rows(self) -> dict[tuple[str, str, float], list[Record]]:
-        """The records by attack, surrogate and budget."""
-        found: dict[tuple[str, str, float], list[Record]] = {}
-        for record in self.records:
-            found.setdefault((record.attack, record.surrogate, record.eps), []).append(record)
-        return found
+    def _by_attack(self) -> dict[tuple[str, str, float], Columns]:
+        return self.rows.groups("attack", "surrogate", "eps")
 
 
 def load_series(paths: Sequence[Path]) -> list[Series]:
@@ -93,17 +90,21 @@ def load_series(paths: Sequence[Path]) -> list[Series]:
     found: list[Series] = []
     for path in paths:
         run = open_run(path)
-        records = run.records()
-        for defense in dict.fromkeys(r.defense for r in records) or ["none"]:
-            own = tuple(r for r in records if r.defense == defense)
+        rows = run.columns()
+        for defense, own in by_defense(rows).items() or [("none", rows)]:
             found.append(Series("", run, defense, class_names(run), own))
     if len(found) == 1:
         return found
     names = _names(found)
     return [
-        Series(name, s.run, s.defense, s.labels, s.records, style)
+        Series(name, s.run, s.defense, s.labels, s.rows, style)
         for style, (name, s) in enumerate(zip(names, found, strict=True))
     ]
+
+
+def by_defense(rows: Columns) -> dict[str, Columns]:
+    """The records of every defence, in the order of their first."""
+    return {defense: own for (defense,), own in rows.groups("defense").items()}
 
 
 def class_names(run: Run) -> tuple[str, ...]:

@@ -19,15 +19,16 @@ def study_text(study: Study, outcome: Outcome) -> str:
     """
     measures = {column.name: MEASURES[column.measure] for column in study.columns}
     heads = [c.name if c.measure == "accuracy" else f"{c.name}, {c.measure.replace('_', ' ')}" for c in study.columns]
-    lines = [_line([study.source.place, *heads]), _line(["---"] * (1 + len(heads)))]
+    lines = [line([study.source.place, *heads]), line(["---"] * (1 + len(heads)))]
     for key, row in outcome.rows.items():
         cells = zip(row.cells, measures.values(), strict=True)
-        lines.append(_line([study.rows[key].name, *(_cell(value, measure) for value, measure in cells)]))
+        lines.append(line([study.rows[key].name, *(_cell(value, measure) for value, measure in cells)]))
     claims = [f"* *{c.claim.text}*: {_verdict(c, measures[c.claim.columns[0]])}." for c in outcome.claims]
     return "\n".join([*lines, *([""] if claims else []), *claims]) + "\n"
 
 
-def _line(cells: list[str]) -> str:
+def line(cells: list[str]) -> str:
+    """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 

@@ -123,7 +123,7 @@ class Reencoding:
 def reencoding(one: Series, chosen: Budget) -> Reencoding | None:
     """The table of a series at a budget; None when nothing was re-encoded."""
     groups = [s for s in one.summaries if s.attack == CLEAN] + one.at(chosen)
-    after = [success_after_codecs(one.rows(summary)) for summary in groups]
+    after = [success_after_codecs(one.of(summary)) for summary in groups]
     codecs = tuple(dict.fromkeys(codec for own in after for codec in own))
     if not codecs:
         return None

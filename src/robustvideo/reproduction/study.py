@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from robustvideo.errors import InputError, unknown
-from robustvideo.packaged import read_yaml
+from robustvideo.packaged import read_yaml, recipes
 from robustvideo.spec import parse_value
 
 SCALES = ("smoke", "embedded", "small", "full")
@@ -268,6 +268,37 @@ def load_study(path: Path, scale: str) -> Study:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise InputError(f"{path}: {place + ': ' if place else ''}{first['msg'].lower()}.") from error
+
+
+def studies_in(folder: Path | None) -> list[Path]:
+    """Names for `load_study`, in order: the studies of a folder on disk, or of a packaged one such as ``video_at``.
+
+    Files below a folder on disk count as well. A file that is not YAML is among them, for whoever loads it to refuse.
+
+    Args:
+        folder: None for all packaged studies.
+
+    Returns:
+        None at all for what is no folder.
+
+    Raises:
+        InputError: a folder on disk without a study.
+    """
+    if folder is not None and folder.is_dir():
+        found = sorted(path for pattern in ("*.yaml", "*.yml") for path in folder.rglob(pattern) if _is_study(path))
+        if not found:
+            raise InputError(f"{folder} has no study: a study is a YAML file with rows, columns and evaluation.")
+        return found
+    packaged = [Path(name) for name in recipes()]
+    return [name for name in packaged if folder in (None, *name.parents[:-1]) and _is_study(name)]
+
+
+def _is_study(path: Path) -> bool:
+    try:
+        content = read_yaml(path, "study")
+    except InputError:
+        return True
+    return isinstance(content, dict) and bool({"rows", "extends"} & set(content))
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
+from robustvideo.evaluation.columns import Columns
 from robustvideo.evaluation.metrics import is_recognised, needed_attack, success_after_codecs
 from robustvideo.evaluation.records import CLEAN, Record
 from robustvideo.evaluation.run import Manifest
@@ -156,7 +157,7 @@ def survival(records: Sequence[Record], stored_again: Sequence[bool]) -> Check:
     share = sum(stored_again) / len(stored_again)
     meaning = f"{sum(stored_again)} of {count(len(stored_again), 'adversarial clip')} succeed when stored in 8 bits."
     successes = [r for r in records if r.attack != CLEAN and needed_attack(r) and r.success]
-    outlived = success_after_codecs(successes)
+    outlived = success_after_codecs(Columns.of(successes))
     if outlived:
         parts = [f"{interval.estimate:.0%} after {codec}" for codec, interval in outlived.items()]
         meaning += f" Of the successful clips, {', '.join(parts)} still succeed."
