@@ -15,10 +15,13 @@ import torch
 import typer
 
 from robustvideo.attacks import load_attack
+from robustvideo.attacks.attack import attacks
 from robustvideo.cli import app
 from robustvideo.data.video_file import write_preview
 from robustvideo.evaluation.suite import make_suite
 from robustvideo.purification import load_defense
+from robustvideo.purification.purifier import defenses
+from robustvideo.training.method import trainings
 from robustvideo.training.recipe import make_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -115,6 +118,7 @@ def test_what_can_be_run_runs(page: Path, place: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # it runs every attack, defence and training once, and the notebooks
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
     pytest.importorskip("mkdocstrings")
@@ -123,4 +127,15 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "site" / "trust" / "index.html").is_file()
     assert "Record" in (tmp_path / "site" / "records" / "index.html").read_text()
+    assert not (tmp_path / "site" / "hooks").exists()
+    methods = tmp_path / "site" / "methods"
+    for folder, registry in (("attacks", attacks), ("defences", defenses), ("trainings", trainings)):
+        listed = (methods / folder / "index.html").read_text()
+        for name in registry.entries():
+            assert f"<code>{name}</code></a>" in listed
+            assert (methods / folder / name / "index.html").is_file()
+    assert "PGD at 4/255" in (tmp_path / "site" / "notebooks" / "harden" / "index.html").read_text()
+    pictures = list(methods.rglob("*.png"))
+    assert len(pictures) >= 35
+    assert max(picture.stat().st_size for picture in pictures) < 40_000
     shutil.rmtree(tmp_path / "site")

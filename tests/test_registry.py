@@ -51,6 +51,13 @@ def test_what_the_source_says_is_what_the_import_gives(registry: Registry[object
         assert entry.summary == (cls.__doc__ or "").strip().splitlines()[0]
 
 
+def test_what_belongs_to_a_class_is_no_parameter() -> None:
+    """A constant of the class (``ClassVar``) is a field to dataclasses, but not to a spec."""
+    assert not {"random_start", "registered_name"} & parameters(attacks.get("pgd")).keys()
+    with pytest.raises(InputError, match="Unknown parameter of pgd: 'random_start'"):
+        attacks.build("pgd(random_start=true)")
+
+
 def test_misspelt_names_suggest_the_nearest() -> None:
     with pytest.raises(InputError, match="did you mean 'pgd'"):
         attacks.get("pdg")

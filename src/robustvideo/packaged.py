@@ -11,6 +11,9 @@ import yaml
 
 from robustvideo.errors import InputError, unknown
 
+MAX_VALUES = 100_000
+"""Values that a YAML file may stand for, those that aliases repeat counted as often as they stand there."""
+
 
 def recipes() -> dict[str, Traversable]:
     """Name -> file of every recipe and suite that comes with the package, e.g. ``demo`` and ``embedded/r3d``."""
@@ -35,7 +38,7 @@ def read_yaml(path: Path, kind: str) -> Any:
         kind: what it is called in a message, e.g. "suite".
 
     Raises:
-        InputError: no such file, or not YAML.
+        InputError: no such file, not YAML, or a bomb: nested too deeply, or of more than `MAX_VALUES` values.
     """
     file: Path | Traversable = path
     if not path.is_file():
@@ -46,8 +49,25 @@ def read_yaml(path: Path, kind: str) -> Any:
             raise unknown(kind, path.as_posix(), packaged)
         file = packaged[path.as_posix()]
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
+        loader = yaml.SafeLoader(file.read_text(encoding="utf-8"))
+        content = loader.get_single_node()
+        if _values(content, {}) > MAX_VALUES:
+            raise InputError(f"{path} stands for more than {MAX_VALUES} values: its aliases multiply or have no end.")
+        return None if content is None else loader.construct_document(content)
+    except RecursionError as error:
+        raise InputError(f"{path} is nested too deeply to be read.") from error
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}, line {mark.line + 1}," if mark else str(path)
         raise InputError(f"{place} is not readable as YAML: {str(error).splitlines()[0]}.") from error
+
+
+def _values(node: yaml.Node | None, counted: dict[int, int]) -> int:
+    """How many values a node stands for when every alias is written out; one that holds itself has no end."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in counted:
+        counted[id(node)] = MAX_VALUES + 1  # as long as it is open: whoever meets it again is inside of it
+        children = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
+        counted[id(node)] = 1 + sum(_values(child, counted) for child in children)
+    return counted[id(node)]

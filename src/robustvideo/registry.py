@@ -132,8 +132,8 @@ def parameters(cls: type) -> Mapping[str, Any]:
     fields: dict[str, dataclasses.Field[Any]] = cls.__dataclass_fields__  # type: ignore[attr-defined]
     accepted = {}
     for name, field in fields.items():
-        if field.init:
-            hint = hints[name]
+        hint = hints[name]
+        if field.init and hint is not typing.ClassVar and typing.get_origin(hint) is not typing.ClassVar:
             accepted[name] = hint.type if isinstance(hint, dataclasses.InitVar) else hint
     return accepted
 

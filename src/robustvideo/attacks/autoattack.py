@@ -48,14 +48,12 @@ class AutoAttackResult(AttackResult):
 class AutoAttack(Attack):
     """AutoAttack for video: an ensemble without parameters to tune, per clip the union (Croce and Hein 2020).
 
-    ========  =========================================================================================
-    version   members
-    ========  =========================================================================================
-    standard  apgd_ce, apgd_t, fab_t, square, square(extent=tube) with half the queries
-    plus      apgd_ce and apgd_dlr with 5 starts each, apgd_t, fab_t with 5 starts, both squares
-    rand      apgd_ce and apgd_dlr with gradients averaged over 20 passes, for models that answer at random
-    custom    ``members``
-    ========  =========================================================================================
+    | version  | members |
+    |----------|---------|
+    | standard | apgd_ce, apgd_t, fab_t, square, square(extent=tube) with half the queries |
+    | plus     | apgd_ce and apgd_dlr with 5 starts each, apgd_t, fab_t with 5 starts, both squares |
+    | rand     | apgd_ce and apgd_dlr with gradients averaged over 20 passes, for models that answer at random |
+    | custom   | ``members`` |
 
     A member sees the clips that all members before it left standing (without ``early_stop`` all clips). It runs with
     the ensemble's threat model, targets, precision and early stopping; the ensemble's seed is added to its own. The

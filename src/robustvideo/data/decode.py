@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 _SEEK_BEYOND = 10.0  # seconds; nearer, decoding from the start is as fast
 _KEPT_BYTES = 256 * 2**20  # of decoded frames held until it is known which are wanted
-_TOGETHER = 16  # frames resized in one call
+_TOGETHER = 16  # frames resized in one call, at most
+_PIXELS_TOGETHER = _TOGETHER * 1920 * 1080
 _UNKNOWN_RATE = 25.0
 
 
@@ -247,11 +248,17 @@ def _pictures(frames: Iterable[tuple[int, VideoFrame]], picture: Picture) -> dic
     """Frames by index as uint8 (C, H, W), RGB, at the size of a clip."""
     pictures: dict[int, Tensor] = {}
     pixels = ((index, _rgb(frame)) for index, frame in frames)
-    for _, run in groupby(enumerate(pixels), key=lambda item: (item[0] // _TOGETHER, item[1][1].shape)):
+    for _, run in groupby(enumerate(pixels), key=lambda item: (item[0] // _at_once(item[1][1]), item[1][1].shape)):
         indices, arrays = zip(*(pair for _, pair in run), strict=True)
         fitted = picture.fitted(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2))
         pictures.update(zip(indices, fitted, strict=True))
     return pictures
+
+
+def _at_once(pixels: NDArray[np.uint8]) -> int:
+    """How many frames of the size of (H, W, 3) to resize in one call."""
+    height, width, _ = pixels.shape
+    return int(max(1, min(_TOGETHER, _PIXELS_TOGETHER // (height * width))))
 
 
 def _frames(

@@ -108,9 +108,9 @@ def decode_sound(path: Path, rate: int, channels: int, start: float, samples: in
     window = np.zeros((channels, samples), dtype=np.int16)
     until = start + samples / rate + _MARGIN
     with open_container(path) as container:
-        for piece in _pieces(path, container, rate, channels, until):
+        for piece in _pieces(path, container, rate, channels, start, until):
             sound = piece.finished()
-            offset = round((piece.begun - start) * rate)
+            offset = round((piece.begun - start) * rate) + piece.skipped
             low, high = max(offset, 0), min(offset + sound.shape[1], samples)
             if low < high:
                 window[:, low:high] = sound[:, low - offset : high - offset]
@@ -129,11 +129,18 @@ class _Piece:
         begun: the container's clock at its first sample.
         rate: samples per second of the result.
         channels: of the result.
+        start: the container's clock before which nothing is kept: a track may be far longer than memory.
+
+    Attributes:
+        skipped: samples that were not kept.
     """
 
-    def __init__(self, begun: float, rate: int, channels: int):
+    def __init__(self, begun: float, rate: int, channels: int, start: float):
         self.begun = begun
         self.due = begun
+        self.skipped = 0
+        self._seen = 0
+        self._needless = round((start - begun) * rate)
         self._channels = channels
         self._resampler = av.AudioResampler(format="s16", layout=_LAYOUTS[channels], rate=rate)
         self._parts: list[NDArray[np.int16]] = [np.zeros((channels, 0), dtype=np.int16)]
@@ -144,18 +151,25 @@ class _Piece:
         self.due += frame.samples / frame.sample_rate
 
     def finished(self) -> NDArray[np.int16]:
-        """All of it, (channels, samples)."""
+        """All of it that was kept, (channels, samples)."""
         self._take(None)
         return np.concatenate(self._parts, axis=1)
 
     def _take(self, frame: AudioFrame | None) -> None:
         for out in self._resampler.resample(frame):
-            if out is not None:  # what a resampler with nothing to do answers at the end
+            if out is None:  # what a resampler with nothing to do answers at the end
+                continue
+            self._seen += out.samples
+            if self._seen <= self._needless:
+                self.skipped = self._seen
+            else:
                 self._parts.append(packed_samples(out, self._channels))
 
 
-def _pieces(path: Path, container: InputContainer, rate: int, channels: int, until: float) -> Iterator[_Piece]:
-    """The track up to a time on the container's clock, cut where its stamps jump."""
+def _pieces(
+    path: Path, container: InputContainer, rate: int, channels: int, start: float, until: float
+) -> Iterator[_Piece]:
+    """The track between two times on the container's clock, cut where its stamps jump."""
     stream = audio_stream(path, container)
     if stream is None:
         return
@@ -167,7 +181,7 @@ def _pieces(path: Path, container: InputContainer, rate: int, channels: int, unt
         if piece is None or (time is not None and abs(time - piece.due) > _GAP):
             if piece is not None:
                 yield piece
-            piece = _Piece(time or 0.0, rate, channels)
+            piece = _Piece(time or 0.0, rate, channels, start)
         piece.add(frame)
     if piece is not None:
         yield piece
