@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from robustvideo.errors import InputError, RunConflict
 from robustvideo.evaluation.metrics import Interval
@@ -69,6 +70,35 @@ def test_a_directory_of_another_study_is_left_alone(tmp_path: Path) -> None:
 def test_a_row_may_only_refer_to_rows_before_it() -> None:
     with pytest.raises(InputError, match="not trained before it"):
         filled("trained:{later}", {"earlier": "x"})
+
+
+@pytest.mark.parametrize("where", ["recipe", "model", "attacks"])
+def test_a_reference_to_a_later_row_is_refused_before_anything_is_trained(where: str) -> None:
+    early: dict[str, Any] = {"name": "early", "model": "embedded:r3d"}
+    early[where] = {"recipe": {"model": "trained:{late}"}, "model": "trained:{late}", "attacks": ["x(on='{late}')"]}[
+        where
+    ]
+    late = {"name": "late", "recipe": {"model": "embedded:r3d"}}
+    with pytest.raises(ValidationError, match="'late', which is not trained before it"):
+        Study.model_validate({**STUDY, "rows": {"early": early, "late": late}, "claims": []})
+
+
+def test_a_row_that_a_column_names_is_trained_before_all(tmp_path: Path) -> None:
+    study = Study.model_validate(
+        {
+            **STUDY,
+            "rows": {"one": {"name": "one", "attacks": ["fgsm(eps=4/255)"]}, "net": STUDY["rows"]["trained"]},
+            "columns": [{"name": "accuracy", "model": "trained:{net}"}],
+            "claims": [],
+        }
+    )
+    assert study.asked_by_columns == ["net"]
+    outcome = reproduce(study, tmp_path / "out", quiet=True)
+    assert outcome.rows["net"].epochs == study.base["epochs"]
+    clean, attacked = (outcome.rows[key].cells[0] for key in ("net", "one"))
+    assert clean
+    assert attacked
+    assert clean.estimate >= attacked.estimate
 
 
 def test_a_column_says_what_its_row_does_not(tmp_path: Path) -> None:

@@ -99,10 +99,12 @@ def reproduce(study: Study, out: Path, *, device: str = "cpu", quiet: bool = Fal
             path, _, _ = _trained(study, key, given, out / slug(key), weights, quiet)
             weights[key] = f"trained:{path}"
     outcome, values = Outcome(), dict[str, dict[str, Values]]()
+    for key in study.asked_by_columns:
+        weights[key] = str(_trained(study, key, study.rows[key], out / slug(key), weights, quiet)[0])
     for key, row in study.rows.items():
         folder = out / slug(key)
         seconds, epochs = None, 0
-        if row.recipe is not None:
+        if row.recipe is not None:  # one that is done already costs nothing
             path, seconds, epochs = _trained(study, key, row, folder, weights, quiet)
             weights[key] = str(path)
         own = values[key] = _measured(study, key, row, folder, weights, device, quiet)

@@ -20,6 +20,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -96,6 +97,12 @@ class Setting(_Strict):
     gradient: Literal["bpda", "exact", "surrogate", "none"] | None = None
     eps: Fraction | None = None
     attacks: list[str] | None = None
+
+    @property
+    def specs(self) -> list[str]:
+        """Every spec that it says, with its ``{key}``."""
+        said = [self.model, self.crafted_on, self.defense, *(self.attacks or ())]
+        return [spec for spec in said if spec is not None]
 
 
 class Network(_Strict):
@@ -203,7 +210,7 @@ class Study(_Strict):
         evaluation: how rows are measured.
         given: by key, in order, what specs may refer to: a text that stands for itself, such as a spec or a number of
             steps that scales change, or a network to train, which stands for ``trained:FILE``.
-        rows: by key, in order; a row may refer to rows before it.
+        rows: by key, in order; a row may refer to rows before it, and to any that a column names: these train first.
         columns: in order.
         claims: what the paper concludes from the table.
     """
@@ -231,6 +238,7 @@ class Study(_Strict):
                 raise ValueError(f"row {key} skips column {missing[0]!r}, which is not there")
             if row.paper and len(row.paper) != len(names):
                 raise ValueError(f"row {key} has {len(row.paper)} numbers of the paper for {len(names)} columns")
+        self._is_trained_in_order()
         for claim in self.claims:
             for key in (*claim.better, *claim.worse):
                 if key not in self.rows:
@@ -241,6 +249,41 @@ class Study(_Strict):
             if len({c.measure for c in self.columns if c.name in (*claim.columns, *claim.against)}) > 1:
                 raise ValueError(f"the claim {claim.text!r} compares different measures")
         return self
+
+    @property
+    def asked_by_columns(self) -> list[str]:
+        """Keys of the trained rows that columns name: every row needs them, also one that stands before them."""
+        asked = {key for column in self.columns for key in _named(column.specs)}
+        return [key for key, row in self.rows.items() if row.recipe is not None and key in asked]
+
+    def _is_trained_in_order(self) -> None:
+        known: set[str] = set()
+
+        def check(specs: list[str], where: str) -> None:
+            if late := [key for key in _named(specs) if key not in known]:
+                raise ValueError(f"{where} refers to {late[0]!r}, which is not trained before it, and not given")
+
+        def learn(key: str, trained: Row | Network) -> None:
+            content = {**self.base, **(trained.recipe or {})}
+            check([str(content.get("model", "")), str(content.get("training", ""))], f"the recipe of {key}")
+            known.add(key)
+
+        for key, given in self.given.items():
+            if isinstance(given, Network):
+                learn(key, given)
+            known.add(key)
+        for key in self.asked_by_columns:
+            learn(key, self.rows[key])
+        for key, row in self.rows.items():
+            if row.recipe is not None:
+                learn(key, row)
+            check(row.specs, f"row {key}")
+        for column in self.columns:
+            check(column.specs, f"column {column.name}")
+
+
+def _named(specs: list[str]) -> list[str]:
+    return [key for spec in specs for key in re.findall(r"\{(\w+)\}", spec)]
 
 
 def load_study(path: Path, scale: str) -> Study:
