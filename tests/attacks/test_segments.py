@@ -94,6 +94,14 @@ def test_steps_are_shared_out_by_length(lengths: list[int], total: int, expected
     assert shared_out(lengths, total) == expected
 
 
+@pytest.mark.parametrize(("ratio", "segments", "looked_at"), [(0.05, 2, 2), (0.1, 2, 2), (0.2, 4, 4), (1.0, 5, 20)])
+def test_segments_do_not_overrule_the_share_to_look_at(ratio: float, segments: int, looked_at: int) -> None:
+    clip, labels = case(frames=20)
+    plan = Plan.of(problem_for(Able().double(), clip, labels, LOOSE), None, ratio)
+    assert plan.counts.shape[1] == segments
+    assert plan.counts.sum(1).tolist() == [looked_at] * 3
+
+
 def test_draws_take_as_many_of_each_segment_as_planned() -> None:
     clip, labels = case(frames=12)
     problem = problem_for(Able().double(), clip, labels, LOOSE)

@@ -44,7 +44,7 @@ def test_a_study_runs_and_runs_again_at_no_cost(tmp_path: Path) -> None:
     study = Study.model_validate(STUDY)
     outcome = reproduce(study, tmp_path / "out", quiet=True)
     assert list(outcome.rows) == list(study.rows)
-    assert outcome.rows["benign"].train_seconds is None
+    assert outcome.rows["benign"].epoch_seconds is None
     assert outcome.rows["again"].epochs == 1
     assert all(row.clips == 8 for row in outcome.rows.values())
     assert outcome.rows["coarse"].cells != outcome.rows["benign"].cells

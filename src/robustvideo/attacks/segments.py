@@ -33,8 +33,8 @@ class SegmentTMA(TMA):
 
     Segments end at random cuts, drawn once per clip. Each gradient step draws which time steps it looks at: at least
     one of every segment, ``max(segments, 2, ceil(ratio * T))`` in all, shared out by the segments' lengths. (The paper
-    leaves both open. Their number is the same for all clips, so that a batch of sub-clips has one shape.) The sign
-    step is one on the segment's perturbation; the box is met when it is added. A time step is as many frames as the
+    leaves both open. The number of steps is the same for all clips, so that a batch of sub-clips has one shape.) The
+    sign step is one on the segment's perturbation; the box is met when it is added. A time step is as many frames as the
     model takes for one, see `AudioVisualModel.span`; a rest of frames and samples that fills none stays clean.
 
     Passes are counted by the share of the clip that they see, rounded up. All steps are taken.
@@ -42,7 +42,8 @@ class SegmentTMA(TMA):
     Attributes:
         ratio: share of the time steps that a gradient looks at. Default 0.25. The "scale factor" 1 to 5 of AV figure 9
             is a ratio of 0.2 to 1 (our reading).
-        segments: K; None is ``max(2, T // 4)``.
+        segments: K. None is a quarter of the T steps, but no more than the share lets a gradient look at, and at least
+            2: with more of them ``ratio`` would be overruled.
         dropout: share of the fusion layer that is dropped while crafting, anew at every step; see `FusionDropout`.
         dropped: "neurons" or "parameters" of it.
         lam1, lam2, copies, ...: see `TMA`.
@@ -139,9 +140,10 @@ class Plan:
         steps = problem.clip.frames // span
         if steps < 2:
             raise InputError(f"A clip of {problem.clip.frames} frames has fewer than two time steps to choose from.")
-        count = min(steps, max(2, steps // 4) if segments is None else segments)
+        share = max(2, math.ceil(ratio * steps - 1e-9))
+        count = min(steps, min(max(2, steps // 4), share) if segments is None else segments)
         lengths = cut_lengths(problem.random("cuts").uniform(torch.empty(len(problem.clip), steps)), count)
-        total = min(steps, max(count, 2, math.ceil(ratio * steps - 1e-9)))
+        total = min(steps, max(count, share))
         counts = torch.tensor([shared_out(row, total) for row in lengths.tolist()])
         number = torch.stack([torch.arange(count).repeat_interleave(row) for row in lengths])
         device = problem.clip.device

@@ -60,7 +60,7 @@ def build_study_page(study: Study, scale: str, outcome: Outcome, out: Path) -> P
 
 
 def _lines(study: Study, outcome: Outcome) -> list[Line]:
-    per_epoch = {key: row.train_seconds / row.epochs for key, row in outcome.rows.items() if row.train_seconds}
+    per_epoch = {key: row.epoch_seconds for key, row in outcome.rows.items() if row.epoch_seconds}
     first = next(iter(per_epoch.values()), None)
     measures = [MEASURES[column.measure] for column in study.columns]
     lines = []

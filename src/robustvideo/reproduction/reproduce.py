@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,13 +31,13 @@ class RowResult:
     Attributes:
         cells: what was measured, by column; None where a column does not apply.
         clips: usable test clips.
-        train_seconds: spent on updates over all epochs; None for a row that is not trained.
+        epoch_seconds: the median epoch's updates (the first may also decode); None for a row that is not trained.
         epochs: how many there were.
     """
 
     cells: tuple[Interval | None, ...]
     clips: int
-    train_seconds: float | None = None
+    epoch_seconds: float | None = None
     epochs: int = 0
 
 
@@ -145,7 +146,7 @@ def _trained(
         folder = folder.parents[2] / "trained" / slug(f"{row.share} {recipe.digest()}")
     outcome = train(recipe, folder, quiet=quiet)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return outcome.weights, sum(line["seconds"] for line in lines), len(lines)
+    return outcome.weights, statistics.median(line["seconds"] for line in lines), len(lines)
 
 
 def _measured(
