@@ -101,6 +101,12 @@ def test_a_clip_that_cannot_be_shown_says_why(run_dir: Path, tmp_path: Path) -> 
         load_preview(run_dir, replace(record, clip_file="clips/none/pgd.mkv"))
     with pytest.raises(InputError, match="outside the run"):
         load_preview(run_dir, replace(record, clip_file="../../../etc/passwd"))
+    linked = tmp_path / "run" / "clips" / "linked"
+    linked.mkdir(parents=True)
+    (linked / "pgd.mkv").write_bytes((run_dir / record.clip_file).read_bytes())
+    (linked / "clean.mkv").symlink_to((run_dir / record.clip_file).with_name("clean.mkv"))
+    with pytest.raises(InputError, match="outside the run"):
+        load_preview(tmp_path / "run", replace(record, clip_file="clips/linked/pgd.mkv"))
     broken = tmp_path / "clips" / "broken"
     broken.mkdir(parents=True)
     for name in ("clean.mkv", "pgd.mkv"):
