@@ -34,8 +34,8 @@ class SegmentTMA(TMA):
     Segments end at random cuts, drawn once per clip. Each gradient step draws which time steps it looks at: at least
     one of every segment, ``max(segments, 2, ceil(ratio * T))`` in all, shared out by the segments' lengths. (The paper
     leaves both open. The number of steps is the same for all clips, so that a batch of sub-clips has one shape.) The
-    sign step is one on the segment's perturbation; the box is met when it is added. A time step is as many frames as the
-    model takes for one, see `AudioVisualModel.span`; a rest of frames and samples that fills none stays clean.
+    sign step is one on the segment's perturbation; the box is met when it is added. A time step is as many frames as
+    the model takes for one, see `AudioVisualModel.span`; a rest of frames and samples that fills none stays clean.
 
     Passes are counted by the share of the clip that they see, rounded up. All steps are taken.
 

@@ -102,7 +102,9 @@ def load_preview(run: Path, record: Record) -> Preview:
     clean = adversarial.with_name("clean.mkv")
     for file in (clean, adversarial):
         if not file.resolve().is_relative_to(run.resolve()):  # links are followed: either may be one
-            raise InputError(f"The clip {record.clip_file}, or the clean one beside it, lies outside the run directory.")
+            raise InputError(
+                f"The clip {record.clip_file}, or the clean one beside it, lies outside the run directory."
+            )
         if not file.is_file():
             raise InputError(f"The saved clip {file.relative_to(run).as_posix()} is missing.")
     try:
