@@ -40,6 +40,15 @@ def test_a_scale_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
     assert load_study(path, "smoke").base == {"epochs": 1, "data": {"train": "x", "val": "b"}}
 
 
+def test_claims_go_with_the_rows_that_a_scale_leaves_out(tmp_path: Path) -> None:
+    kept = {"text": "d", "better": "one", "worse": "one", "columns": ["clean"]}
+    listed = {"text": "e", "better": ["one", "two"], "worse": "one", "columns": ["clean"]}
+    claims = [*STUDY["claims"], kept, listed]
+    path = written(tmp_path, claims=claims, scales={"smoke": {"rows": {"two": None}}, "full": None})
+    assert [claim.text for claim in load_study(path, "smoke").claims] == ["d"]
+    assert [claim.text for claim in load_study(path, "full").claims] == ["c", "d", "e"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

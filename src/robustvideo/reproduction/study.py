@@ -290,6 +290,7 @@ def load_study(path: Path, scale: str) -> Study:
     """Read a study from YAML, or a packaged one by its name, such as ``video_at/table1``, at one of its scales.
 
     One that says ``extends: NAME`` is laid over that other file, with which it shares everything that it does not name.
+    A row that is null at a scale is left out there, and so are the claims that name it.
 
     Raises:
         InputError: no such study or scale, not YAML, a misspelt key, or a value out of range.
@@ -304,13 +305,26 @@ def load_study(path: Path, scale: str) -> Study:
     scales = content.pop("scales", {})
     if scale not in scales:
         raise unknown(f"scale of {path}:", scale, scales)
-    content = merged(content, scales[scale] or {})
+    changes = scales[scale] or {}
+    content = merged(content, changes)
+    rows, claims = changes.get("rows"), content.get("claims")
+    if isinstance(rows, Mapping) and isinstance(claims, list):
+        left_out = {key for key, row in rows.items() if row is None}
+        content["claims"] = [claim for claim in claims if not left_out & _named(claim)]
     try:
         return Study.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise InputError(f"{path}: {place + ': ' if place else ''}{first['msg'].lower()}.") from error
+
+
+def _named(claim: object) -> set[str]:
+    """The rows of a claim as it stands in a file."""
+    if not isinstance(claim, Mapping):
+        return set()
+    sides = (claim.get(side) for side in ("better", "worse"))
+    return {str(row) for side in sides for row in (side if isinstance(side, list) else [side])}
 
 
 def studies_in(folder: Path | None) -> list[Path]:
