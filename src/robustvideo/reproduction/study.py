@@ -310,7 +310,7 @@ def load_study(path: Path, scale: str) -> Study:
     rows, claims = changes.get("rows"), content.get("claims")
     if isinstance(rows, Mapping) and isinstance(claims, list):
         left_out = {key for key, row in rows.items() if row is None}
-        content["claims"] = [claim for claim in claims if not left_out & _named(claim)]
+        content["claims"] = [claim for claim in claims if not left_out & _rows_of(claim)]
     try:
         return Study.model_validate(content)
     except ValidationError as error:
@@ -319,7 +319,7 @@ def load_study(path: Path, scale: str) -> Study:
         raise InputError(f"{path}: {place + ': ' if place else ''}{first['msg'].lower()}.") from error
 
 
-def _named(claim: object) -> set[str]:
+def _rows_of(claim: object) -> set[str]:
     """The rows of a claim as it stands in a file."""
     if not isinstance(claim, Mapping):
         return set()
