@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from showcase import DENOISER, GENERATOR, Example
+from showcase import GENERATOR, Example
 from torch import Tensor
 
 import robustvideo as rv
@@ -24,7 +24,6 @@ from robustvideo.clip import Clip
 from robustvideo.data.dataset import VideoDataset
 from robustvideo.model import Model
 from robustvideo.models.generator import Generator
-from robustvideo.models.video_diffusion import VideoDenoiser
 from robustvideo.registry import parameters
 
 CLIP = 22
@@ -55,21 +54,16 @@ NOTHING = Demonstration()
 
 
 @cache
-def untrained() -> dict[str, str]:
-    """Files of untrained networks in the places of those that an example names: good for what they cost."""
-    folder = Path(tempfile.mkdtemp(prefix="robustvideo-docs-"))
-    found = {}
-    for name, part, network in ((DENOISER, "denoiser", VideoDenoiser()), (GENERATOR, "generator", Generator())):
-        found[name] = str(folder / f"{part}.safetensors")
-        save_file({f"{part}.{key}": tensor for key, tensor in network.state_dict().items()}, found[name])
-    return found
+def untrained() -> str:
+    """A file of an untrained generator: good for what it costs."""
+    file = Path(tempfile.mkdtemp(prefix="robustvideo-docs-")) / "generator.safetensors"
+    save_file({f"generator.{key}": tensor for key, tensor in Generator().state_dict().items()}, file)
+    return str(file)
 
 
 def runnable(spec: str) -> str:
-    """A spec with files that exist."""
-    for name, file in untrained().items():
-        spec = spec.replace(name, file)
-    return spec
+    """A spec with a file that exists."""
+    return spec.replace(GENERATOR, untrained())
 
 
 @cache
@@ -81,7 +75,7 @@ def scene(model: str, data: str, defense: str | None) -> tuple[Model, VideoDatas
         torch.manual_seed(0)
         network = rv.load_model(model)
     if defense is not None:
-        network = rv.Defended(network, rv.load_defense(runnable(defense)))
+        network = rv.Defended(network, rv.load_defense(defense))
     known = model.startswith("embedded:")
     return network, clips, clip, torch.tensor([label]) if known else answer(network, clip)
 

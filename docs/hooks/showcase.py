@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-DENOISER, GENERATOR = "runs/diffusion/model.safetensors", "runs/ape/model.safetensors"
-"""Where examples expect what the reader has trained."""
+GENERATOR = "runs/ape/model.safetensors"
+"""Where an example expects what the reader has trained."""
 
 EMBEDDED = "embedded:kinetic?split=test&clips=8"
 
@@ -63,15 +63,8 @@ SOUNDING = Example(
     trained=False,
 )
 DIFFUSED = Example(
-    defense=f"diffpure_ddim(model='{DENOISER}', steps=1)",
-    needed="It needs a model behind a purifier by diffusion, and that a diffusion model "
-    "(`robustvideo train embedded/diffusion` makes a small one).",
-    trained=False,
-)
-DENOISED = Example(
-    needed="It needs a diffusion model of videos (`robustvideo train embedded/diffusion` makes a small one).",
-    needs={"model": DENOISER},
-    trained=False,
+    defense="diffpure_ddim(steps=1)",
+    needed="It needs a model behind a purifier by diffusion.",
 )
 
 _PART = "The network needs a part of its own: "
@@ -82,7 +75,6 @@ _EXAMPLES: Mapping[str, Mapping[str, Example]] = {
         "diffattack": DIFFUSED,
     },
     "defences": {
-        **dict.fromkeys(("ddim_inversion", "diffpure_ddim", "diffpure_ddpm", "videopure"), DENOISED),
         "ape_gan": Example(
             needed="It needs the weights of a generator, which `robustvideo train` writes for the trainings `ape` and "
             "`gat`.",

@@ -11,6 +11,7 @@ import robustvideo as rv
 from robustvideo.attacks import load_attack
 from robustvideo.clip import Clip
 from robustvideo.data import load_data
+from robustvideo.data.dataset import collate
 from robustvideo.errors import InputError
 from robustvideo.evaluation.crafting import Surrogate, random_targets
 from robustvideo.evaluation.records import comparable
@@ -70,6 +71,17 @@ def test_transfer_crafts_once_and_the_diagonal_is_the_white_box(network_file: Pa
     assert 0 < len(kept) <= 2 * 2  # two batches, two attacks; nothing is crafted where nothing is recognised
     evaluate(model, tmp_path / "third", surrogates=[surrogate])
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "crafted").iterdir()} == kept
+
+
+def test_clips_for_another_model_go_on_where_the_surrogate_has_failed(network_file: Path, tmp_path: Path) -> None:
+    model = load_model(f"file:{network_file}:build").double()
+    data = load_data("embedded:kinetic?split=test&clips=10")
+    clip, labels = collate([data[i] for i in range(10)])
+    stopped = load_attack("pgd(eps=8/255, steps=6)")
+    own, crafted = stopped(model, clip, labels), Surrogate("own", model, tmp_path).craft(stopped, clip, labels)
+    assert own.loss_trace.isnan().any(), "some clip is fooled on the way"
+    assert not crafted.loss_trace.isnan().any()
+    assert crafted.margin.mean() > own.margin.mean()
 
 
 def test_codecs_are_recorded_beside_the_clean_baseline(network_file: Path, tmp_path: Path) -> None:

@@ -36,7 +36,9 @@ def evaluate(
     ] = None,
     transfer_from: Annotated[
         list[str] | None,
-        typer.Option(help="Craft on this model (or several: A + B), test on the others; repeat for a matrix."),
+        typer.Option(
+            help="Craft on this model (or several: A + B), by all steps, test on the others; repeat for a matrix."
+        ),
     ] = None,
     codec: Annotated[
         list[str] | None, typer.Option(help="Classify again after re-encoding, e.g. h264:23 or mjpeg:5; repeat.")

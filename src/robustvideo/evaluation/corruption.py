@@ -18,7 +18,7 @@ from robustvideo.attacks.input_transforms import masked, masks
 from robustvideo.attacks.tma import TMA
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError, unknown
-from robustvideo.evaluation.crafting import clean_verdict, craft
+from robustvideo.evaluation.crafting import clean_verdict, craft_for_others
 from robustvideo.evaluation.metrics import Interval, wilson
 from robustvideo.evaluation.transfer import Batches, mean_transfer, successes, tried
 from robustvideo.model import Model, at_rest
@@ -183,12 +183,12 @@ def alignment_study(
     Args:
         surrogate: shows its features, as an audio_visual model does.
         targets: models that the clips are tried on.
-        attacks: name -> attack, without early stopping. The paper's: FGSM, I-FGSM, MI-FGSM and NI-FGSM.
+        attacks: name -> attack; each takes all its steps. The paper's: FGSM, I-FGSM, MI-FGSM and NI-FGSM.
         batches: clean clips with their labels.
     """
     found = []
     for name, attack in attacks.items():
-        crafted = [craft(attack, surrogate, clip, labels).clip for clip, labels in batches]
+        crafted = [craft_for_others(attack, surrogate, clip, labels).clip for clip, labels in batches]
         with at_rest(surrogate), torch.no_grad():
             cosines = [alignment(features_of(surrogate, clip)).double() for clip in crafted]
         success = mean_transfer(tried(crafted, targets, batches).values())

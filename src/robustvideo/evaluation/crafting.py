@@ -26,6 +26,14 @@ def craft(attack: Attack, model: Model, clip: Clip, labels: Tensor) -> AttackRes
     return in_halves(lambda c, y: attack(model, c, y), clip, labels, _join_results)
 
 
+def craft_for_others(attack: Attack, surrogate: Model, clip: Clip, labels: Tensor) -> AttackResult:
+    """Attack a batch on a model that is not the one to be fooled: by all steps, whatever the attack's ``early_stop``.
+
+    A clip that stopped where the surrogate just fails fools hardly another model, and would flatter them all.
+    """
+    return craft(replace(attack, early_stop=False), surrogate, clip, labels)
+
+
 def clean_verdict(model: Model, clip: Clip, labels: Tensor) -> Verdict:
     """Classify a batch as it is; where memory runs out, in halves."""
     with at_rest(model):
@@ -64,13 +72,13 @@ class Surrogate:
     folder: Path
 
     def craft(self, attack: Attack, clip: Clip, labels: Tensor) -> AttackResult:
-        """The surrogate's adversarial clips, whether or not it is fooled by them."""
-        key = slug("\x1f".join((self.name, attack.spec, *clip.ids, *map(str, labels.tolist()))))
+        """The surrogate's adversarial clips, whether or not it is fooled by them; see `craft_for_others`."""
+        key = slug("\x1f".join((self.name, "all steps", attack.spec, *clip.ids, *map(str, labels.tolist()))))
         path = self.folder / f"{key}.safetensors"
         if path.exists():
             with local_copy(path) as file:
                 return _unpack(load_file(file, device=str(clip.device)), clip)
-        result = craft(attack, self.model, clip, labels)
+        result = craft_for_others(attack, self.model, clip, labels)
         write_atomically(path, lambda temporary: save_file(_pack(result), temporary))
         return result
 

@@ -10,10 +10,9 @@ from torch import Tensor
 from robustvideo.attacks.attack import Attack
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError
-from robustvideo.evaluation.crafting import clean_verdict, craft
+from robustvideo.evaluation.crafting import clean_verdict, craft_for_others
 from robustvideo.evaluation.metrics import Interval, wilson
 from robustvideo.model import Model
-from robustvideo.models.ensemble import Ensemble
 
 Batches = Sequence[tuple[Clip, Tensor]]
 """Clean clips and (B,) labels, batch by batch; gone through more than once."""
@@ -60,13 +59,13 @@ def successes(surrogate: Model, targets: Mapping[str, Model], attack: Attack, ba
     Args:
         surrogate: what the attack sees; an `Ensemble` for several at once.
         targets: name -> model; the surrogate itself among them is the white-box row.
-        attack: without ``early_stop=False`` it stops where the surrogate just fails, and transfers badly.
+        attack: takes all its steps, see `craft_for_others`.
         batches: clean clips with their labels.
 
     Raises:
         InputError: there are no clips.
     """
-    return tried([craft(attack, surrogate, clip, labels).clip for clip, labels in batches], targets, batches)
+    return tried([craft_for_others(attack, surrogate, clip, labels).clip for clip, labels in batches], targets, batches)
 
 
 def tried(crafted: Sequence[Clip], targets: Mapping[str, Model], batches: Batches) -> dict[str, Success]:
@@ -94,43 +93,6 @@ def counted(clean_errors: Tensor, errors: Tensor) -> Success:
     """Success of (B,) errors without and under an attack."""
     fooled = errors & ~clean_errors
     return Success(len(errors), int(errors.sum()), int((~clean_errors).sum()), int(fooled.sum()))
-
-
-def success_matrix(
-    models: Mapping[str, Model], attacks: Mapping[str, Attack], batches: Batches
-) -> dict[tuple[str, str, str], Success]:
-    """Every attack on every surrogate, tried on every model (AV figure 5).
-
-    Returns:
-        (attack, surrogate, target) -> success; equal names of both models are the white-box diagonal.
-    """
-    return {
-        (attack_name, surrogate, target): success
-        for attack_name, attack in attacks.items()
-        for surrogate, model in models.items()
-        for target, success in successes(model, models, attack, batches).items()
-    }
-
-
-def left_out(
-    models: Mapping[str, Model], attacks: Mapping[str, Attack], batches: Batches
-) -> dict[tuple[str, str], Success]:
-    """Every attack on an ensemble of all models but one, tried on that one (AV figure 6).
-
-    Returns:
-        (attack, target) -> success.
-
-    Raises:
-        InputError: fewer than two models.
-    """
-    if len(models) < 2:
-        raise InputError("An ensemble that leaves one model out needs at least two models.")
-    found = {}
-    for attack_name, attack in attacks.items():
-        for target, model in models.items():
-            others = Ensemble([other for name, other in models.items() if name != target])
-            found[attack_name, target] = successes(others, {target: model}, attack, batches)[target]
-    return found
 
 
 def mean_transfer(successes: Iterable[Success]) -> Interval:

@@ -18,8 +18,7 @@ def load_diffusion(model: str, precision: Precision = "fp32") -> Diffusion:
     """Load a diffusion model, in evaluation mode.
 
     ==========================================  ======================================================================
-    ``embedded:kinetic``                        a small model of `embedded:kinetic`; its weights do not ship yet: train
-                                                the recipe ``embedded/diffusion`` and name its file
+    ``embedded:kinetic``                        a small model of `embedded:kinetic` that comes with the package
     ``runs/diffusion/model.safetensors``        one that ``robustvideo train`` wrote for a network
                                                 ``with=video_diffusion()``; its denoiser is used, its network is not;
                                                 ``trained:`` may stand before it

@@ -11,7 +11,7 @@ from robustvideo.attacks import FGSM, Square
 from robustvideo.attacks.attack import Attack, AttackResult
 from robustvideo.attacks.noise import Noise
 from robustvideo.data.dataset import VideoDataset
-from robustvideo.evaluation.crafting import clean_verdict, transferred
+from robustvideo.evaluation.crafting import clean_verdict, craft_for_others, transferred
 from robustvideo.evaluation.metrics import is_recognised
 from robustvideo.evaluation.records import CLEAN, Record
 from robustvideo.evaluation.run import Run
@@ -175,7 +175,7 @@ def _from_undefended(subject: Subject) -> list[Record]:
     """Clips crafted on the model without its defence and tried on it: by somebody who knows less."""
     if not isinstance(subject.model, Defended):
         return []
-    crafted = subject.run(model=subject.model.undefended)
+    crafted = craft_for_others(subject.attack, subject.model.undefended, subject.clip, subject.labels)
     moved = transferred(crafted, subject.model, subject.labels, targeted=False)
     return [replace(row, surrogate="the undefended model") for row in subject.records(subject.attack, moved)]
 
