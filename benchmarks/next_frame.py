@@ -48,12 +48,21 @@ def figure(curves: dict[str, Tensor]) -> str:
             f"{50 + x * (width - 70) / (len(mean) - 1):.1f},{height - 40 - y / top * (height - 60):.1f}"
             for x, y in enumerate(mean)
         )
-        lines.append(f'<polyline points="{points}" fill="none" stroke="{COLOURS[name]}" stroke-width="2"/>')
-        lines.append(f'<text x="60" y="{30 + 18 * i}" fill="{COLOURS[name]}">{name} frame</text>')
+        dashes = ' stroke-dasharray="8 6"' if name == "BO" else ""  # it often lies on another curve
+        style = f'stroke="{COLOURS[name]}" stroke-width="2"{dashes}'
+        lines.append(f'<polyline points="{points}" fill="none" {style}/>')
+        place = height - 110 + 20 * i
+        lines.append(f'<path d="M{width - 150} {place - 5}h30" {style}/>')
+        lines.append(f'<text x="{width - 112}" y="{place}">{name} frame</text>')
+    last = next(iter(curves.values())).shape[1] - 1
     axes = (
         f'<path d="M50 20V{height - 40}H{width - 20}" fill="none" stroke="#000"/>'
-        f'<text x="{width / 2}" y="{height - 12}" text-anchor="middle">step</text>'
-        f'<text x="4" y="14">mean squared error, up to {top:.4f}</text>'
+        f'<text x="50" y="{height - 22}" text-anchor="middle">0</text>'
+        f'<text x="{width - 20}" y="{height - 22}" text-anchor="middle">{last}</text>'
+        f'<text x="{width / 2}" y="{height - 12}" text-anchor="middle">steps of the attack</text>'
+        f'<text x="44" y="{height - 40}" text-anchor="end">0</text>'
+        f'<text x="44" y="24" text-anchor="end">{top:.3f}</text>'
+        f'<text x="56" y="14">mean squared error of the predicted frame</text>'
     )
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif">'
     return f"{head}{axes}{''.join(lines)}</svg>\n"
