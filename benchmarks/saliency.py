@@ -27,6 +27,14 @@ from robustvideo.evaluation.metrics import Interval
 from robustvideo.evaluation.saliency import frame_shares, overlay, saliency_maps
 from robustvideo.evaluation.sparsity import mean_interval
 
+WIDTH = 1200
+"""Pixels of the figure, at most, where small clips are enlarged."""
+
+
+def muted(video: torch.Tensor) -> torch.Tensor:
+    """A video in half its contrast and without colour, so that the colour of its saliency shows."""
+    return (0.25 + 0.5 * video.mean(1, keepdim=True)).expand_as(video)
+
 
 def said(interval: Interval, percent: bool = False) -> str:
     unit = 100 if percent else 1
@@ -55,7 +63,7 @@ def main() -> None:
             labels = torch.tensor([data.samples[i].label for i in places])
             maps = saliency_maps(model, clip, labels)
             if start == 0:
-                rows.append(overlay(clip.video[:1], maps[:1])[0, :, ::2])
+                rows.append(overlay(muted(clip.video[:1]), maps[:1])[0, :, ::2])
             with torch.no_grad():
                 known = (model(clip).argmax(1) == labels).nonzero()[:, 0]
             if len(known) == 0:
@@ -73,6 +81,8 @@ def main() -> None:
             print(f"  fooled through the frame of {name} saliency: {said(mean_interval(values), percent=True)} %")
         print(f"  least less most: {said(mean_interval(gained), percent=True)} points")
     picture = torch.cat([torch.cat(row.unbind(1), dim=2) for row in rows], dim=1)
+    factor = max(1, WIDTH // picture.shape[2])
+    picture = picture.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     write_png((picture * 255).round().to(torch.uint8), str(arguments.out))
     print(arguments.out)
 
