@@ -73,6 +73,30 @@ def test_the_optimum_of_a_linear_model_by_segment() -> None:
     torch.testing.assert_close(result.clip.video - clip.video, expected[:, :, None].expand_as(clip.video))
 
 
+class PerStep(TwoClass):
+    """Linear in steps of two frames: each of the two has weights of its own."""
+
+    span = 2
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.weight = torch.nn.Parameter(weight)  # (C, 2, H, W)
+
+    def value(self, clip: Clip) -> Tensor:
+        steps = clip.video.unflatten(2, (-1, 2))
+        return (steps * self.weight[:, None]).sum((1, 3, 4, 5)).mean(1)
+
+
+def test_a_perturbation_moves_where_a_step_is_several_frames() -> None:
+    clip, _ = case(frames=8)
+    weight = torch.randn(3, 2, 6, 8, dtype=torch.float64)
+    attack = SegmentTMA(Linf(0.05, stored=False), lam1=0, lam2=0, copies=1, early_stop=False, steps=4)
+    result = attack(PerStep(weight), Clip(clip.video), torch.tensor([0, 1, 0]))
+    expected = 0.05 * weight.sign() * torch.tensor([1, -1, 1]).view(3, 1, 1, 1, 1)
+    change = (result.clip.video - clip.video).unflatten(2, (4, 2))
+    torch.testing.assert_close(change, expected[:, :, None].expand_as(change))
+
+
 def test_segments_are_even_in_law_and_the_clip_s_own() -> None:
     uniform = torch.rand(3000, 10, generator=torch.Generator().manual_seed(0))
     lengths = cut_lengths(uniform, 3)
@@ -133,11 +157,11 @@ def test_summing_is_the_adjoint_of_spreading() -> None:
     for modality in ("video", "audio"):
         signal = clip.signal(modality)
         variable = torch.randn_like(plan.zeros(signal, modality))
-        spread = plan._spread(variable, chosen, modality)
+        spread = plan._spread(variable, chosen)
         assert spread.shape == plan.sub_clip(clip, chosen).signal(modality).shape
         gradient = torch.randn_like(spread)
         left = (spread * gradient).sum()
-        right = (variable * plan._gathered(gradient, chosen, modality)).sum()
+        right = (variable * plan._gathered(gradient, chosen)).sum()
         torch.testing.assert_close(left, right)
 
 

@@ -35,7 +35,9 @@ class SegmentTMA(TMA):
     one of every segment, ``max(segments, 2, ceil(ratio * T))`` in all, shared out by the segments' lengths. (The paper
     leaves both open. The number of steps is the same for all clips, so that a batch of sub-clips has one shape.) The
     sign step is one on the segment's perturbation; the box is met when it is added. A time step is as many frames as
-    the model takes for one, see `AudioVisualModel.span`; a rest of frames and samples that fills none stays clean.
+    the model takes for one, see `AudioVisualModel.span`, and so is the perturbation that all steps of a segment share:
+    one still picture for all its frames would not touch the motion within a step. A rest of frames and samples that
+    fills no step stays clean.
 
     Passes are counted by the share of the clip that they see, rounded up. All steps are taken.
 
@@ -89,7 +91,7 @@ class SegmentTMA(TMA):
             trace[:, step] = estimate.objective.to(trace.dtype)
             forwards += estimate.forwards * chosen.shape[1] / plan.steps
             backwards += estimate.backwards * chosen.shape[1] / plan.steps
-            gradients = plan.summed(seen, estimate.gradients, chosen)
+            gradients = plan.summed(estimate.gradients, chosen)
             for i, part in enumerate(self.threat.parts):
                 here = Position(
                     part=part,
@@ -159,10 +161,9 @@ class Plan:
         return self.span if modality == "video" else max(1, signal.shape[2] // self.steps)
 
     def zeros(self, signal: Tensor, modality: Modality) -> Tensor:
-        """No perturbation: (B, K, channels, H, W) for a video, (B, K, channels, W) for a window of sound."""
+        """No perturbation of a step: (B, K, channels, span, H, W) of a video, (B, K, channels, width) of sound."""
         batch, channels, _, *places = signal.shape
-        width = [] if modality == "video" else [self.width(signal, modality)]
-        return signal.new_zeros(batch, self.counts.shape[1], channels, *width, *places)
+        return signal.new_zeros(batch, self.counts.shape[1], channels, self.width(signal, modality), *places)
 
     def draw(self, problem: Problem, step: int) -> Tensor:
         """(B, n) rising numbers of the time steps to look at; another draw for another ``step``."""
@@ -184,23 +185,20 @@ class Plan:
     def on_steps(self, seen: Problem, variables: Sequence[Tensor], chosen: Tensor) -> Variables:
         """Perturbations of the chosen steps, as variables of the sub-clips' problem ``seen``: moved into the box."""
         return tuple(
-            part.project(signal, self._spread(variable, chosen, part.modality), eps, None)
+            part.project(signal, self._spread(variable, chosen), eps, None)
             for part, variable, eps, signal in zip(self.parts, variables, seen.eps, _signals(seen), strict=True)
         )
 
-    def summed(self, seen: Problem, gradients: Variables, chosen: Tensor) -> list[Tensor]:
+    def summed(self, gradients: Variables, chosen: Tensor) -> list[Tensor]:
         """Gradients of the segments' perturbations: the sums over the chosen steps of each."""
-        return [
-            self._gathered(gradient, chosen, part.modality)
-            for part, gradient in zip(self.parts, gradients, strict=True)
-        ]
+        return [self._gathered(gradient, chosen) for gradient in gradients]
 
     def everywhere(self, problem: Problem, variables: Sequence[Tensor]) -> Variables:
         """The segments' perturbations at every step, as variables of the whole clips: moved into the box."""
         every = torch.arange(self.steps, device=self.number.device).expand(len(problem.clip), -1)
         whole = []
         for part, variable, eps, signal in zip(self.parts, variables, problem.eps, _signals(problem), strict=True):
-            spread = self._spread(variable, every, part.modality)
+            spread = self._spread(variable, every)
             dense = torch.zeros_like(signal)
             dense[:, :, : spread.shape[2]] = spread[:, :, : signal.shape[2]]
             whole.append(part.project(signal, dense, eps, None))
@@ -212,20 +210,17 @@ class Plan:
         within = torch.arange(width, device=chosen.device)
         return (chosen[:, :, None] * width + within).flatten(1).clamp(max=signal.shape[2] - 1)
 
-    def _spread(self, variable: Tensor, chosen: Tensor, modality: Modality) -> Tensor:
+    def _spread(self, variable: Tensor, chosen: Tensor) -> Tensor:
         """Segments' perturbations (B, K, ...) at chosen steps, in the shape of a video or waveform."""
         index = self.number.gather(1, chosen)
-        own = variable[torch.arange(len(variable), device=index.device)[:, None], index]  # (B, n, channels, ...)
-        if modality == "video":
-            return own.movedim(1, 2).repeat_interleave(self.span, dim=2)
-        return own.movedim(1, 2).flatten(2)
+        own = variable[torch.arange(len(variable), device=index.device)[:, None], index]  # (B, n, channels, width, ...)
+        return own.movedim(1, 2).flatten(2, 3)
 
-    def _gathered(self, gradient: Tensor, chosen: Tensor, modality: Modality) -> Tensor:
+    def _gathered(self, gradient: Tensor, chosen: Tensor) -> Tensor:
         """The adjoint of `_spread`."""
         index = self.number.gather(1, chosen)
-        steps = gradient.reshape(*gradient.shape[:2], chosen.shape[1], -1, *gradient.shape[3:])  # ..., n, width, ...
-        steps = steps.sum(3) if modality == "video" else steps
-        own = steps.movedim(2, 1)  # (B, n, channels, ...)
+        steps = gradient.reshape(*gradient.shape[:2], chosen.shape[1], -1, *gradient.shape[3:])
+        own = steps.movedim(2, 1)  # (B, n, channels, width, ...)
         share = F.one_hot(index, self.counts.shape[1]).to(own)  # a sum in a fixed order, on any device
         return torch.einsum("bnk,bn...->bk...", share, own)
 
