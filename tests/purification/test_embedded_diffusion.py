@@ -15,7 +15,7 @@ CLIPS = 12
 
 
 def test_it_is_small() -> None:
-    file = files("robustvideo") / "models" / "weights" / "video_diffusion.safetensors"
+    file = files("robustvideo") / "models" / "weights" / "diffusion" / "kinetic.safetensors"
     assert len(file.read_bytes()) < 8_000_000
 
 

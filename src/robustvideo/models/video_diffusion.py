@@ -30,8 +30,8 @@ from robustvideo.randomness import ClipRandom, seed_for
 _GROUPS = 4
 _TIME = 64  # features of a timestep
 _PREFIX = "denoiser."
-_EMBEDDED = {"kinetic": "video_diffusion"}
-"""Name after ``embedded:`` -> file of weights."""
+_EMBEDDED = ("kinetic",)
+"""Names after ``embedded:``: files of ``weights/diffusion``. (Those of ``weights`` itself are classifiers.)"""
 
 
 class Block(nn.Module):
@@ -189,7 +189,7 @@ def load_denoiser(name: str) -> VideoDenoiser:
     own = name.removeprefix("embedded:")
     if own not in _EMBEDDED:
         raise unknown("embedded diffusion model", own, _EMBEDDED)
-    with as_file(files("robustvideo") / "models" / "weights" / f"{_EMBEDDED[own]}.safetensors") as path:
+    with as_file(files("robustvideo") / "models" / "weights" / "diffusion" / f"{own}.safetensors") as path:
         return _read(path, name)
 
 
