@@ -61,7 +61,7 @@ def corruption(
             own = (f"{p.ratio:.0%}: {p.accuracy.estimate:.1%}" for p in points if p.mode == mode)
             print(f"  {mode:13}" + "  ".join(own))
     if others:
-        options = "threat=audio_visual(), early_stop=false"
+        options = "threat=audio_visual()"
         specs = [f"{name}({options}{'' if name == 'fgsm' else f', steps={steps}'})" for name in _ATTACKS]
         attacks = make_suite({"models": [surrogate], "data": data, "attacks": specs}, "corruption").build_attacks()
         named = dict(zip(_ATTACKS, attacks, strict=True))
