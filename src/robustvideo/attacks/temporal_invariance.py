@@ -18,11 +18,12 @@ class TIA(AudioVisualAttack):
     lower the variance, and so does this. A clip in which nothing changes has none to lower.
 
     Attributes:
-        lam1: weight of the variances. Default 1, our decision.
+        lam1: weight of the variances. The paper leaves it open. Default 0.1, chosen on 64 validation clips of
+            embedded:kinetic: with 1 the variance drowns the cross-entropy, and fewer clips are fooled.
         classification, scale, copies, transforms, mask_ratio, where, synchronous, compose: see the base.
     """
 
-    lam1: float = 1.0
+    lam1: float = 0.1
 
     @property
     def weights(self) -> tuple[float, float]:

@@ -21,7 +21,7 @@ class TMA(AudioVisualAttack):
         lam2: weight of the cosine between modalities, see `MMA`.
     """
 
-    lam1: float = 1.0
+    lam1: float = 0.1
     lam2: float = 1.0
 
     @property
