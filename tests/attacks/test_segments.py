@@ -118,12 +118,45 @@ def test_steps_are_shared_out_by_length(lengths: list[int], total: int, expected
     assert shared_out(lengths, total) == expected
 
 
-@pytest.mark.parametrize(("ratio", "segments", "looked_at"), [(0.05, 2, 2), (0.1, 2, 2), (0.2, 4, 4), (1.0, 5, 20)])
-def test_segments_do_not_overrule_the_share_to_look_at(ratio: float, segments: int, looked_at: int) -> None:
+@pytest.mark.parametrize(("ratio", "looked_at"), [(0.05, 2), (0.1, 2), (0.2, 4), (0.25, 5), (1.0, 20)])
+@pytest.mark.parametrize("segments", [None, 20])
+def test_segments_do_not_overrule_the_share_to_look_at(ratio: float, looked_at: int, segments: int | None) -> None:
     clip, labels = case(frames=20)
-    plan = Plan.of(problem_for(Able().double(), clip, labels, LOOSE), None, ratio)
-    assert plan.counts.shape[1] == segments
-    assert plan.counts.sum(1).tolist() == [looked_at] * 3
+    problem = problem_for(Able().double(), clip, labels, LOOSE)
+    plan = Plan.of(problem, segments, ratio)
+    assert plan.counts.shape[1] == (segments or 5)
+    assert {plan.draw(problem, step).shape for step in range(7)} == {(3, looked_at)}
+
+
+def test_more_segments_than_a_gradient_looks_at_take_turns() -> None:
+    clip, labels = case(frames=11)
+    problem = problem_for(Able().double(), clip, labels, LOOSE)
+    plan = Plan.of(problem, 11, 0.25)  # 3 of 11 at a time: a round is four gradients
+    rounds = [torch.cat([plan.draw(problem, 4 * turn + part) for part in range(4)], dim=1) for turn in range(2)]
+    for found in rounds:
+        visits = torch.stack([row.bincount(minlength=11) for row in found])
+        assert (visits >= 1).all()
+        assert (visits.sum(1) == 12).all()
+    assert not torch.equal(*rounds)
+    wide = Plan.of(problem, 5, 0.25)
+    for step in range(6):  # one step of each segment whose turn it is
+        visited = torch.stack([row.bincount(minlength=5) for row in wide.number.gather(1, wide.draw(problem, step))])
+        assert visited.max() == 1
+
+
+def test_steps_that_take_turns_reach_the_optimum_of_each() -> None:
+    clip, _ = case(frames=8)
+    weight = torch.randn(3, 6, 8, dtype=torch.float64)
+    alone = SegmentTMA(
+        Linf(0.05, stored=False), lam1=0, lam2=0, copies=1, early_stop=False, steps=8, segments=8, ratio=0.25
+    )
+    stepped = alone(PerFrame(weight), Clip(clip.video), torch.tensor([0, 1, 0])).clip.video - clip.video
+    expected = weight.sign() * torch.tensor([1, -1, 1]).view(3, 1, 1, 1)
+    moved = stepped / 0.05 * expected[:, :, None]
+    torch.testing.assert_close(moved, moved[:, :1, :, :1, :1].expand_as(moved))  # a step moves as one
+    # first looked at in one of four gradients, and then carried on by the momentum: by 5 to 8 eighths of the budget
+    for row in moved[:, 0, :, 0, 0].mul(8).round().int().sort(1).values.tolist():
+        assert row == [5, 5, 6, 6, 7, 7, 8, 8]
 
 
 def test_draws_take_as_many_of_each_segment_as_planned() -> None:

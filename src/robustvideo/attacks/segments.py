@@ -31,9 +31,12 @@ from robustvideo.threat import Linf, Part
 class SegmentTMA(TMA):
     """TMA with one perturbation per segment, found on a share of its time steps (Zhang et al. 2025, equation 6).
 
-    Segments end at random cuts, drawn once per clip. Each gradient step draws which time steps it looks at: at least
-    one of every segment, ``max(segments, 2, ceil(ratio * T))`` in all, shared out by the segments' lengths. (The paper
-    leaves both open. The number of steps is the same for all clips, so that a batch of sub-clips has one shape.) The
+    Segments end at random cuts, drawn once per clip. Each gradient step draws which time steps it looks at,
+    ``max(2, ceil(ratio * T))`` in all: at least one of every segment, the rest shared out by the segments' lengths.
+    Where there are more segments than that, they take turns, one step of each, in an order drawn anew every round; the
+    momentum moves those that are not looked at. (The paper leaves all of this open. The number of steps is the same
+    for all clips, so that a batch of sub-clips has one shape.) With as many segments as steps every step has a
+    perturbation of its own, found on few of them at a time. The
     sign step is one on the segment's perturbation; the box is met when it is added. A time step is as many frames as
     the model takes for one, see `AudioVisualModel.span`, and so is the perturbation that all steps of a segment share:
     one still picture for all its frames would not touch the motion within a step. A rest of frames and samples that
@@ -44,8 +47,7 @@ class SegmentTMA(TMA):
     Attributes:
         ratio: share of the time steps that a gradient looks at. Default 0.25. The "scale factor" 1 to 5 of AV figure 9
             is a ratio of 0.2 to 1 (our reading).
-        segments: K. None is a quarter of the T steps, but no more than the share lets a gradient look at, and at least
-            2: with more of them ``ratio`` would be overruled.
+        segments: K, at most T. None is a quarter of the T steps, and at least 2.
         dropout: share of the fusion layer that is dropped while crafting, anew at every step; see `FusionDropout`.
         dropped: "neurons" or "parameters" of it.
         lam1, lam2, copies, ...: see `TMA`.
@@ -124,13 +126,15 @@ class Plan:
 
     Attributes:
         number: (B, T) segment of each step, rising from 0.
-        counts: (B, K) steps to look at, at least 1 of each.
+        counts: (B, K) steps to look at, at least 1 of each; where segments take turns, of those whose turn it is.
+        looks: n, how many steps a gradient looks at.
         span: frames of a step.
         parts: of the threat model.
     """
 
     number: Tensor
     counts: Tensor
+    looks: int
     span: int
     parts: Sequence[Part]
 
@@ -142,14 +146,13 @@ class Plan:
         steps = problem.clip.frames // span
         if steps < 2:
             raise InputError(f"A clip of {problem.clip.frames} frames has fewer than two time steps to choose from.")
-        share = max(2, math.ceil(ratio * steps - 1e-9))
-        count = min(steps, min(max(2, steps // 4), share) if segments is None else segments)
+        looks = max(2, math.ceil(ratio * steps - 1e-9))
+        count = min(steps, max(2, steps // 4) if segments is None else segments)
         lengths = cut_lengths(problem.random("cuts").uniform(torch.empty(len(problem.clip), steps)), count)
-        total = min(steps, max(count, share))
-        counts = torch.tensor([shared_out(row, total) for row in lengths.tolist()])
+        counts = torch.tensor([shared_out(row, max(count, looks)) for row in lengths.tolist()])
         number = torch.stack([torch.arange(count).repeat_interleave(row) for row in lengths])
         device = problem.clip.device
-        return cls(number.to(device), counts.to(device), span, problem.threat.parts)
+        return cls(number.to(device), counts.to(device), looks, span, problem.threat.parts)
 
     @property
     def steps(self) -> int:
@@ -173,8 +176,19 @@ class Plan:
         starts[:, 0] = 0
         segment = self.number.gather(1, order)  # the same as number, whose segments stand in order
         place = torch.arange(self.steps, device=order.device) - starts.gather(1, segment)
-        wanted = place < self.counts.gather(1, segment)
+        wanted = place < self._counts_at(problem, step).gather(1, segment)
         return order[wanted].view(len(order), -1).sort(1).values
+
+    def _counts_at(self, problem: Problem, step: int) -> Tensor:
+        """(B, K) steps of each segment that one gradient looks at."""
+        segments = self.counts.shape[1]
+        if segments <= self.looks:
+            return self.counts
+        turn, within = divmod(step, math.ceil(segments / self.looks))
+        random = problem.random("turns", turn).uniform(torch.empty(self.counts.shape, device=self.counts.device))
+        first = within * self.looks  # a round's last gradient begins the order anew, so that all look at as many steps
+        places = torch.arange(first, first + self.looks, device=self.counts.device) % segments
+        return torch.zeros_like(self.counts).scatter(1, random.argsort(1)[:, places], 1)
 
     def sub_clip(self, clip: Clip, chosen: Tensor) -> Clip:
         """The chosen time steps (B, n) of the clips, in order."""
