@@ -3,8 +3,8 @@
     ROBUSTVIDEO_DATA=... python benchmarks/efficient_crafting.py [--repeats 3] [--threads 1]
 
 AcV on 40 frames (20 time steps) of surv_fight, ten gradients of TMA per clip: every time step crafted for itself; one
-perturbation per segment found on 20 % of the steps; one per time step, found on 20 % at a time; and the curriculum (5 to
-20 % of the steps, 2 to 10 gradients). Beside them two gradients on whole clips, as many passes as ten on 20 %.
+perturbation per segment found on 20 % of the steps; one per time step, found on 20 % at a time; and the curriculum (5
+to 20 % of the steps, 2 to 10 gradients). Beside them two gradients on whole clips, as many passes as ten on 20 %.
 In turn, A B C A B C, three epochs each; the table shows the fastest epoch but the first, which decodes.
 """
 
