@@ -82,6 +82,7 @@ class VideoDenoiser(nn.Module):
         self.leave = nn.Sequential(
             nn.GroupNorm(_GROUPS, width), nn.SiLU(), nn.Conv3d(width, 12, (1, 3, 3), 1, (0, 1, 1))
         )
+        self.to(memory_format=torch.channels_last_3d)  # a purification in bf16 takes two thirds of the time on a CPU
 
     def forward(self, state: Tensor, timesteps: Tensor) -> Tensor:
         if not self.framewise:
