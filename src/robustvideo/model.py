@@ -86,6 +86,11 @@ class Featurised(Protocol):
         """Logits (B, K) from what `features` returned."""
 
 
+def frames_per_step(model: Model) -> int:
+    """How many frames a model takes for one time step of its features: its ``span``, or 1 where it has none."""
+    return int(getattr(model, "span", 1))
+
+
 @runtime_checkable
 class Framewise(Protocol):
     """A model that encodes each frame alone, then reads the sequence."""

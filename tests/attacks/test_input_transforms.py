@@ -19,7 +19,7 @@ from robustvideo.attacks.input_transforms import (
     masked,
     masks,
     rolled,
-    step_of_samples,
+    step_of,
 )
 from robustvideo.clip import Clip
 from robustvideo.threat import AudioVisual
@@ -27,10 +27,14 @@ from robustvideo.threat import AudioVisual
 FRAMES, WINDOW = 8, 6
 
 
-def case(copies: int, batch: int = 2, step: int = 0, samples: int = FRAMES * WINDOW) -> tuple[Clip, Copies]:
+def case(
+    copies: int, batch: int = 2, step: int = 0, samples: int = FRAMES * WINDOW, span: int = 1
+) -> tuple[Clip, Copies]:
     """White frames and loud sound, so that what is masked shows; every clip in ``copies`` rows."""
     clip = clips(batch, shape=(3, FRAMES, 8, 8), samples=samples)
-    problem = repeat(problem_for(Able().double(), clip, torch.zeros(batch).long(), AudioVisual()), copies)
+    model = Able().double()
+    model.span = span  # type: ignore[assignment]
+    problem = repeat(problem_for(model, clip, torch.zeros(batch).long(), AudioVisual()), copies)
     return problem.clip, Copies(problem, tuple(range(copies)) * batch, step)
 
 
@@ -79,13 +83,34 @@ def test_masks_out_of_step_differ_and_a_single_modality_leaves_the_other() -> No
     assert not windows.any()
 
 
+def test_a_step_of_several_frames_is_masked_and_rolled_as_one() -> None:
+    clip, copies = case(6, span=2)
+    frames, windows = silent_steps(InputTransform(("mask",), 0.5)(clip, copies))
+    assert torch.equal(frames, windows)
+    assert frames.sum(1).tolist() == ([0] + [4] * 5) * 2
+    assert torch.equal(frames[:, ::2], frames[:, 1::2])
+    video = rolled(clip.video, torch.full((len(clip),), 3), FRAMES // 2)
+    assert torch.equal(video, clip.video.roll(6, 2))
+
+
+def test_half_precision_around_it_changes_nothing() -> None:
+    clip, copies = case(4)
+    single = Clip(clip.video.float(), sounding(clip).float(), 8000, clip.ids)
+    transform = InputTransform(compose=True)
+    expected = transform(single, copies)
+    with torch.autocast("cpu", torch.bfloat16):
+        changed = transform(single, copies)
+    assert torch.equal(changed.video, expected.video)
+    assert torch.equal(sounding(changed), sounding(expected))
+
+
 def test_the_last_window_has_the_rest() -> None:
     sound = torch.ones(1, 2, FRAMES * WINDOW + 5)
-    assert step_of_samples(sound, FRAMES)[0, -(WINDOW + 5) :].tolist() == [FRAMES - 1] * (WINDOW + 5)
+    assert step_of(sound, FRAMES)[0, -(WINDOW + 5) :].tolist() == [FRAMES - 1] * (WINDOW + 5)
     keep = torch.ones(1, FRAMES)
     keep[0, -1] = 0
-    assert masked(sound, keep, "audio").sum() == 2 * (FRAMES - 1) * WINDOW
-    assert masked(torch.ones(1, 1, 3), keep[:, :4], "audio").tolist() == [[[1, 1, 1]]]
+    assert masked(sound, keep).sum() == 2 * (FRAMES - 1) * WINDOW
+    assert masked(torch.ones(1, 1, 3), keep[:, :4]).tolist() == [[[1, 1, 1]]]
 
 
 def test_masks_are_nested_and_even() -> None:
@@ -117,10 +142,10 @@ def test_rolling_moves_whole_steps() -> None:
     clip, _ = case(1)
     sound = sounding(clip)
     offset = torch.tensor([3, 5])
-    video = rolled(clip.video, offset, FRAMES, "video")
+    video = rolled(clip.video, offset, FRAMES)
     assert torch.equal(video[0], clip.video[0].roll(3, 1))
     assert torch.equal(video[1], clip.video[1].roll(5, 1))
-    heard = rolled(sound, offset, FRAMES, "audio")
+    heard = rolled(sound, offset, FRAMES)
     assert torch.equal(heard[1], sound[1].roll(5 * WINDOW, 1))
 
 

@@ -3,8 +3,10 @@
 The paper names the four and gives no parameters; all numbers are our decisions. All are differentiable and are applied
 to the perturbed clip; values are not clipped to the box again.
 
-A clip of T frames has T time steps; step t of its sound is window t of ``samples // T`` samples, the last one with
-what remains. Every draw is one row's own (see `averaged.Copies`), so that no clip depends on its batch.
+Time steps are those of the model (`robustvideo.model.frames_per_step`): where it takes two frames for one, a single
+black frame would be a motion that no clip has. Step t of T is as many frames, and window t of ``samples // T`` samples;
+the last step also has what remains. Every draw is one row's own (see `averaged.Copies`), so that no clip depends on its
+batch.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from torch import Tensor
 from robustvideo.attacks.averaged import Copies
 from robustvideo.clip import Clip, Modality, per_clip
 from robustvideo.errors import InputError, unknown
+from robustvideo.model import frames_per_step
 from robustvideo.randomness import ClipRandom
 
 Family = Literal["scale", "mask", "blur", "mix"]
@@ -69,20 +72,21 @@ class InputTransform:
 
     def __call__(self, clip: Clip, copies: Copies) -> Clip:
         """The changed rows; see `averaged.Transform`."""
-        changed = torch.tensor([n > 0 for n in copies.numbers], device=clip.device)
-        family = copies.random("family").integers(0, len(self.families))[:, 0].to(clip.device)
-        steps = clip.frames
-        for modality in ("video", "audio"):
-            if self.where not in ("both", modality) or (modality == "audio" and clip.audio is None):
-                continue
-            # out of step, each modality draws for itself; the family of a copy is the same for both
-            random = copies.random("draws") if self.synchronous else copies.random("draws", modality)
-            draws = Draws.of(random, len(clip), steps, clip.video)
-            signal = clip.signal(modality)
-            for number, name in sorted(enumerate(self.families), key=lambda item: _ORDER.index(item[1])):
-                rows = changed if self.compose else changed & (family == number)
-                signal = _on(rows, signal, draws, self._named(name, modality))
-            clip = clip.with_signal(modality, signal)
+        changed = torch.tensor([n > 0 for n in copies.numbers])
+        family = copies.random("family").integers(0, len(self.families))[:, 0].cpu()
+        steps = max(1, clip.frames // frames_per_step(copies.problem.gradient_model))
+        with torch.autocast(clip.device.type, enabled=False):  # blurring in half precision would be a noise of its own
+            for modality in ("video", "audio"):
+                if self.where not in ("both", modality) or (modality == "audio" and clip.audio is None):
+                    continue
+                # out of step, each modality draws for itself; the family of a copy is the same for both
+                random = copies.random("draws") if self.synchronous else copies.random("draws", modality)
+                draws = Draws.of(random, len(clip), steps, clip.video)
+                signal = clip.signal(modality)
+                for number, name in sorted(enumerate(self.families), key=lambda item: _ORDER.index(item[1])):
+                    rows = changed if self.compose else changed & (family == number)
+                    signal = _on(rows, signal, draws, self._named(name, modality))
+                clip = clip.with_signal(modality, signal)
         return clip
 
     def _named(self, name: Family, modality: Modality) -> Callable[[Tensor, Draws], Tensor]:
@@ -91,8 +95,8 @@ class InputTransform:
         if name == "blur":
             return blur_frames if modality == "video" else blur_sound
         if name == "mix":
-            return lambda signal, draws: signal + MIX * rolled(signal, draws.offset, draws.steps, modality)
-        return lambda signal, draws: masked(signal, masks(draws.order, self.mask_ratio), modality)
+            return lambda signal, draws: signal + MIX * rolled(signal, draws.offset, draws.steps)
+        return lambda signal, draws: masked(signal, masks(draws.order, self.mask_ratio))
 
 
 _ORDER = ("scale", "blur", "mix", "mask")
@@ -137,24 +141,23 @@ def masks(order: Tensor, ratio: float) -> Tensor:
     return (order.argsort(1).argsort(1) >= count).to(order.dtype)
 
 
-def masked(signal: Tensor, keep: Tensor, modality: Modality) -> Tensor:
+def masked(signal: Tensor, keep: Tensor) -> Tensor:
     """A video or waveform with its time steps multiplied by ``keep`` (N, T); masked ones are black, or silent."""
-    if modality == "video":
-        return signal * keep[:, None, :, None, None]
-    return signal * keep.gather(1, step_of_samples(signal, keep.shape[1]))[:, None]
+    factors = keep.gather(1, step_of(signal, keep.shape[1]))
+    return signal * factors.view(len(factors), 1, -1, *([1] * (signal.ndim - 3)))
 
 
-def step_of_samples(sound: Tensor, steps: int) -> Tensor:
-    """(N, samples): the time step of every sample; the last step also has the ``samples % T`` that remain."""
-    width = max(1, sound.shape[2] // steps)
-    number = (torch.arange(sound.shape[2], device=sound.device) // width).clamp(max=steps - 1)
-    return number.expand(len(sound), -1)
+def step_of(signal: Tensor, steps: int) -> Tensor:
+    """(N, frames or samples): the time step of each; the last step also has what remains."""
+    width = max(1, signal.shape[2] // steps)
+    number = (torch.arange(signal.shape[2], device=signal.device) // width).clamp(max=steps - 1)
+    return number.expand(len(signal), -1)
 
 
-def rolled(signal: Tensor, offset: Tensor, steps: int, modality: Modality) -> Tensor:
-    """A video or waveform rolled in time, each row by ``offset`` steps (N,) of ``steps``; sound by whole windows."""
+def rolled(signal: Tensor, offset: Tensor, steps: int) -> Tensor:
+    """A video or waveform rolled in time, each row by ``offset`` whole steps (N,) of ``steps``."""
     length = signal.shape[2]
-    shift = offset if modality == "video" else offset * max(1, length // steps)
+    shift = offset * max(1, length // steps)
     index = (torch.arange(length, device=signal.device) - shift[:, None]) % length
     shape = (len(signal), 1, length, *([1] * (signal.ndim - 3)))
     return signal.gather(2, index.view(shape).expand_as(signal))
@@ -199,8 +202,8 @@ def _between(bounds: tuple[float, float], share: Tensor) -> Tensor:
 
 
 def _on(rows: Tensor, signal: Tensor, draws: Draws, change: Callable[[Tensor, Draws], Tensor]) -> Tensor:
-    """Change some rows of a signal; the others stay as they are, bit for bit."""
-    index = rows.nonzero()[:, 0]
+    """Change some rows of a signal; the others stay as they are, bit for bit. The flags are on the CPU: no waiting."""
+    index = rows.nonzero()[:, 0].to(signal.device)
     if len(index) == 0:
         return signal
     if len(index) == len(signal):

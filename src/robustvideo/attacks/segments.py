@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustvideo.attacks.attack import AttackResult, Problem, Variables, attacks
-from robustvideo.attacks.audio_visual import AudioVisualLoss, DropoutTarget, FusionDropout, members
+from robustvideo.attacks.audio_visual import AudioVisualLoss, DropoutTarget, FusionDropout
 from robustvideo.attacks.search import conclude
 from robustvideo.attacks.tma import TMA
 from robustvideo.attacks.updates import Position, State
 from robustvideo.clip import Clip, Modality, per_clip
 from robustvideo.errors import InputError
+from robustvideo.model import frames_per_step
 from robustvideo.support import Everywhere
 from robustvideo.threat import Linf, Part
 
@@ -141,8 +142,7 @@ class Plan:
     @classmethod
     def of(cls, problem: Problem, segments: int | None, ratio: float) -> Plan:
         """Segments and counts of all clips; each clip's cuts are its own."""
-        # frames that a model takes for one time step
-        span = math.lcm(*(getattr(model, "span", 1) for model in members(problem.gradient_model)))
+        span = frames_per_step(problem.gradient_model)
         steps = problem.clip.frames // span
         if steps < 2:
             raise InputError(f"A clip of {problem.clip.frames} frames has fewer than two time steps to choose from.")

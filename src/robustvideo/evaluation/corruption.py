@@ -21,7 +21,7 @@ from robustvideo.errors import InputError, unknown
 from robustvideo.evaluation.crafting import clean_verdict, craft_for_others
 from robustvideo.evaluation.metrics import Interval, wilson
 from robustvideo.evaluation.transfer import Batches, mean_transfer, successes, tried
-from robustvideo.model import Model, at_rest
+from robustvideo.model import Model, at_rest, frames_per_step
 from robustvideo.randomness import ClipRandom, seed_for
 from robustvideo.threat import AudioVisual, ThreatModel
 
@@ -30,7 +30,7 @@ Mode = Literal["video", "audio", "synchronous", "asynchronous"]
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 RATIOS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
-"""Shares of figures 1 and 2; clips of 20 frames or a multiple have them all."""
+"""Shares of figures 1 and 2; clips of 20 steps or a multiple have them all."""
 
 
 @dataclass(frozen=True)
@@ -77,17 +77,18 @@ class AlignedTransfer:
     success: Interval
 
 
-def corrupt(clip: Clip, ratio: float, mode: Mode, seed: int = 0) -> Clip:
+def corrupt(clip: Clip, ratio: float, mode: Mode, seed: int = 0, span: int = 1) -> Clip:
     """Clips with a share of their time steps black, silent or both.
 
     Every clip has one random order of its steps (out of step: one per modality), of which the first are masked: what
     a smaller ratio masks, a larger one does too.
 
     Args:
-        clip: the clips; a step is a frame, and as much of the sound.
+        clip: the clips.
         ratio: share of the steps: ``round(ratio T)`` of them, at least one where it is not 0.
         mode: see `Mode`.
         seed: another one, another order.
+        span: frames of a time step, see `robustvideo.model.frames_per_step`; a step has as much of the sound.
 
     Raises:
         InputError: a ratio outside [0, 1], an unknown mode, or sound asked of silent clips.
@@ -101,8 +102,8 @@ def corrupt(clip: Clip, ratio: float, mode: Mode, seed: int = 0) -> Clip:
             continue
         own = modality if mode == "asynchronous" else "both"
         random = ClipRandom(seed_for(seed, "corrupt", own, name) for name in clip.ids)
-        order = random.uniform(clip.video.new_empty(len(clip), clip.frames))
-        clip = clip.with_signal(modality, masked(clip.signal(modality), masks(order, ratio), modality))
+        order = random.uniform(clip.video.new_empty(len(clip), max(1, clip.frames // span)))
+        clip = clip.with_signal(modality, masked(clip.signal(modality), masks(order, ratio)))
     return clip
 
 
@@ -121,13 +122,14 @@ def masking_study(
     if not batches or not seeds:
         raise InputError("There is nothing to mask: give clips and seeds.")
     found = []
+    span = frames_per_step(model)
     clips = sum(len(clip) for clip, _ in batches)
     for mode in modes:
         for ratio in ratios:
             right = 0
             for seed in seeds:
                 for clip, labels in batches:
-                    verdict = clean_verdict(model, corrupt(clip, ratio, mode, seed), labels)
+                    verdict = clean_verdict(model, corrupt(clip, ratio, mode, seed, span), labels)
                     right += int((~verdict.success).sum())
             found.append(MaskedAccuracy(mode, ratio, wilson(right / len(seeds), clips)))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar, cast, get_args
 
@@ -11,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError, unknown
-from robustvideo.model import Model
+from robustvideo.model import Model, frames_per_step
 
 Fusion = Literal["logits", "probabilities"]
 V = TypeVar("V")
@@ -73,6 +74,11 @@ class Ensemble(Model):
     def models(self) -> tuple[Model, ...]:
         """The members."""
         return tuple(cast("Model", member) for member in self.members)
+
+    @property
+    def span(self) -> int:
+        """Frames after which a time step of every member ends."""
+        return math.lcm(*(frames_per_step(model) for model in self.models))
 
     def forward(self, clip: Clip) -> Tensor:
         return self.fuse([self.call(model, clip) for model in self.models])
