@@ -113,6 +113,6 @@ def denoiser_file(folder: Path) -> str:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         denoiser = VideoDenoiser(4)
-    state = {f"denoiser.{name}": tensor for name, tensor in denoiser.state_dict().items()}
+    state = {f"denoiser.{name}": tensor.contiguous() for name, tensor in denoiser.state_dict().items()}
     save_file({**state, "undefended.weight": torch.zeros(3)}, str(path))
     return str(path)

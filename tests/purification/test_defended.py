@@ -238,7 +238,25 @@ def test_eot_draws_afresh_in_every_step_and_copy_and_never_as_the_verdict() -> N
     assert not torch.equal(steps[0], steps[2])
 
 
-@pytest.mark.parametrize("attack", [PGD(steps=3, eot=4), PGD(steps=3), APGDCE(steps=30, eot=2)])
+def test_a_single_copy_draws_as_the_verdict_unless_draws_are_to_be_fresh() -> None:
+    model = Defended(smooth(), Jitter(votes=2))
+    problem = problem_for(model, pictures(), alternating(3), Linf(8 / 255))
+    zero = (torch.zeros_like(problem.clip.video),)
+
+    def gradients(attack: PGD) -> list[torch.Tensor]:
+        estimate = attack.expectation()
+        return [estimate(problem, Margin(), zero, step).gradients[0] for step in (0, 1)]
+
+    known = plain(problem, Margin(), zero).gradients[0]
+    assert all(torch.equal(found, known) for found in gradients(PGD()))
+    first, second = gradients(PGD(fresh_draws=True))
+    assert not torch.allclose(first, known)
+    assert not torch.allclose(first, second)
+
+
+@pytest.mark.parametrize(
+    "attack", [PGD(steps=3, eot=4), PGD(steps=3), PGD(steps=3, fresh_draws=True), APGDCE(steps=30, eot=2)]
+)
 def test_an_attack_on_a_defence_that_draws_does_not_depend_on_the_batch(attack: PGD) -> None:
     model = Defended(smooth(), Jitter(votes=2))
     clip, labels = pictures(), alternating(3)
@@ -294,4 +312,37 @@ def test_a_surrogate_of_the_same_weights_works_with_the_same_network(tmp_path: P
     ):
         model = Defended(smooth().float(), load_defense(spec))
         assert model.surrogate is not None
-        assert (model.surrogate.network is model.network) is shared
+        assert (diffusion_of(model.surrogate) is diffusion_of(model)) is shared
+
+
+def diffusion_of(model: Defended) -> Any:
+    assert isinstance(model.network, torch.nn.ModuleDict)
+    return model.network["diffusion"]
+
+
+def test_what_one_purifier_has_more_than_the_other_is_not_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("robustvideo.purification.videopure.load_raft", lambda: torch.nn.Linear(1, 1))
+    file = f"model={denoiser_file(tmp_path)!r}"
+    plain = Defended(smooth().float(), load_defense(f"ddim_inversion({file})"))
+    guided = load_defense(f"videopure({file}, flow=raft)")
+    more = Defended(smooth().float(), guided, plain.shared_with(guided))
+    back = more.shared_with(plain.purifier)
+    assert diffusion_of(more) is diffusion_of(plain)
+    assert isinstance(more.network, torch.nn.ModuleDict)
+    assert isinstance(back, torch.nn.ModuleDict)
+    assert (list(plain.network or ()), list(more.network), list(back)) == (
+        ["diffusion"],
+        ["diffusion", "flow"],
+        ["diffusion"],
+    )
+
+
+def test_passes_of_the_diffusion_network_are_counted_by_clip(tmp_path: Path) -> None:
+    file = f"model={denoiser_file(tmp_path)!r}"
+    model = Defended(ConvNet().eval(), load_defense(f"videopure({file}, flow=none)"))
+    clip = clips(3, shape=PICTURES)
+    classify(model, clip.with_signal("video", clip.video.float()))
+    assert model.diffusion_passes == 3 * 12
+    assert Defended(smooth(), load_defense("median")).diffusion_passes == 0

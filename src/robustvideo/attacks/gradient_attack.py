@@ -32,7 +32,9 @@ class GradientAttack(Attack):
         eot: copies of a clip over which each gradient is averaged, each under other draws of a model that answers
             at random (expectation over transformation, Athalye et al. 2018). The verdict's own draws are not among
             them, and a clip is submitted to it only when all copies are broken. Default 1: the verdict's own draws,
-            in every step.
+            in every step, which only an adversary who knows the seed has.
+        fresh_draws: a single copy is not under the verdict's draws either, but under new ones in every step, as in
+            most papers. Several copies always are.
         eot_noise: uniform noise added to the video of each copy, half its width as a fraction of the range: for a
             defence that answers always the same, but ruggedly. A quarter of the budget is usual. Default: none.
     """
@@ -41,6 +43,7 @@ class GradientAttack(Attack):
     step_size: float | None = None
     restarts: int = 1
     eot: int = 1
+    fresh_draws: bool = False
     eot_noise: float = 0.0
 
     random_start: ClassVar[bool] = False
@@ -86,7 +89,7 @@ class GradientAttack(Attack):
 
     def expectation(self) -> GradientEstimator:
         """`estimator`, averaged over ``eot`` copies."""
-        if self.eot == 1 and not self.eot_noise:
+        if self.eot == 1 and not self.eot_noise and not self.fresh_draws:
             return self.estimator()
         return Expectation(self.estimator(), self.eot, self.eot_per_pass, self.eot_noise)
 
