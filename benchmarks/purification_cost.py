@@ -94,7 +94,9 @@ def untrained(folder: Path) -> str:
     from robustvideo.models.video_diffusion import VideoDenoiser
 
     path = folder / "untrained.safetensors"
-    save_file({f"denoiser.{name}": tensor for name, tensor in VideoDenoiser().state_dict().items()}, str(path))
+    save_file(
+        {f"denoiser.{name}": tensor.contiguous() for name, tensor in VideoDenoiser().state_dict().items()}, str(path)
+    )
     return str(path)
 
 
