@@ -62,6 +62,26 @@ def test_the_last_epoch_is_kept_where_the_recipe_says_so(tmp_path: Path) -> None
     logged = [line["val_accuracy"] for line in epochs(tmp_path / "last")]
     assert max(logged) > logged[-1], "the test needs a run that gets worse"
     assert largest_difference(weights(tmp_path / "best"), weights(tmp_path / "last")) > 0
+    train(recipe(epochs=3, lr=5.0), tmp_path / "default", quiet=True)
+    assert largest_difference(weights(tmp_path / "best"), weights(tmp_path / "default")) == 0
+
+
+def test_training_under_attack_keeps_the_last_epoch_unless_it_is_validated_under_attack(tmp_path: Path) -> None:
+    attacked = "at(attack=pgd(eps=2/255, steps=1, early_stop=false))"
+    kept = {}
+    for name, validation in (
+        ("best", {"keep": "best"}),
+        ("default", {}),
+        ("under attack", {"attack": "pgd(eps=2/255, steps=1)"}),
+    ):
+        train(recipe(epochs=3, lr=5.0, training=attacked, validation=validation), tmp_path / name, quiet=True)
+        kept[name] = weights(tmp_path / name)
+    best = max(epochs(tmp_path / "best"), key=lambda line: line["val_accuracy"])
+    assert best["epoch"] < 3, "the test needs a run that gets worse"
+    assert largest_difference(kept["best"], kept["default"]) > 0
+    robust = [line["val_robust_accuracy"] for line in epochs(tmp_path / "under attack")]
+    assert robust.index(max(robust)) < len(robust) - 1, "the test needs a best epoch before the last"
+    assert largest_difference(kept["under attack"], kept["default"]) > 0
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])

@@ -51,6 +51,10 @@ class Balanced(Method):
     def before_epoch(self, stage: Stage) -> Mapping[str, float]:
         return self.method.before_epoch(stage)
 
+    @property
+    def for_accuracy(self) -> bool:
+        return self.method.for_accuracy
+
     def losses(self, step: Step) -> Iterator[Loss]:
         mixture = mixture_in(step.network)
         losses = self.method.losses(step)

@@ -57,6 +57,10 @@ class DCFL(Method):
             network.remember(modality, torch.cat(found)[order])
         return {"remembered": float(len(order))}
 
+    @property
+    def for_accuracy(self) -> bool:
+        return True
+
     def losses(self, step: Step) -> Iterator[Loss]:
         network = with_memory(step.network)
         with step.autocast():

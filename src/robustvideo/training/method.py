@@ -140,6 +140,11 @@ class Method(ABC):
         return {}
 
     @property
+    def for_accuracy(self) -> bool:
+        """Whether accuracy on clean clips tells a better epoch from a worse one. Default: not."""
+        return False
+
+    @property
     def spec(self) -> str:
         """The spec string that builds an equal method."""
         return spec_of(self)

@@ -44,6 +44,10 @@ class Mixup(Method):
         if self.where not in ("fusion", "input"):
             raise unknown("place of mixup:", self.where, ("fusion", "input"))
 
+    @property
+    def for_accuracy(self) -> bool:
+        return True
+
     def losses(self, step: Step) -> Iterator[Loss]:
         share, partner = draw(len(step.clip), self.alpha, step.seed, step.labels.device)
         if self.where == "input":

@@ -53,12 +53,14 @@ class Validation(_Strict):
         attack: an attack's spec. With it, the best epoch is the one of highest robust accuracy, and the final
             weights are attacked with it too; without it, the one of highest accuracy.
         clips: how many clips of ``val`` are used, drawn once by the recipe's seed; None takes all.
-        keep: "best" epoch, or the "last": for what accuracy does not measure, such as a diffusion model.
+        keep: "best" epoch, or the "last". Default: the best where the measure is what the training is for (an attack is
+            named, or the method trains for accuracy on clean clips), else the last. Of a training under attack the
+            epoch of highest accuracy on clean clips would often be the one least trained.
     """
 
     attack: str | None = None
     clips: int | None = Field(default=None, ge=1)
-    keep: Literal["best", "last"] = "best"
+    keep: Literal["best", "last"] | None = None
 
 
 class Export(_Strict):

@@ -15,6 +15,10 @@ from robustvideo.training.method import Loss, Method, Step, trainings
 class Standard(Method):
     """Cross-entropy on clean clips."""
 
+    @property
+    def for_accuracy(self) -> bool:
+        return True
+
     def losses(self, step: Step) -> Iterator[Loss]:
         logits = step.forward(step.clip)
         correct = (logits.argmax(1) == step.labels).float().mean()

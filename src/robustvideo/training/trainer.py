@@ -245,13 +245,18 @@ class Trainer:
             line["val_robust_accuracy"] = robust / clips
         position.history.append(line)
         score = (clean if self.attack is None else robust) / clips
-        if score > position.best or self.recipe.validation.keep == "last":
+        if score > position.best or self._keeps_last:
             position.best = score
             if self.accelerator.is_main_process:
                 self.folder.save_best(self.network.state_dict())
         self.accelerator.log({f"epoch/{k}": v for k, v in line.items()}, step=self._batches_done)
         position.next_epoch()
         self._save()
+
+    @property
+    def _keeps_last(self) -> bool:
+        keep = self.recipe.validation.keep
+        return keep == "last" if keep else self.attack is None and not self.method.for_accuracy
 
     def _finish(self) -> dict[str, Accuracy]:
         """Round the best weights as they will be stored, measure them, and write them with what was measured."""
