@@ -10,15 +10,22 @@ from robustvideo.attacks import FGSM, IFGSM
 from robustvideo.attacks.audio_visual import alignment
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError
+from robustvideo.evaluation import corruption
 from robustvideo.evaluation.corruption import (
     MODES,
     RATIOS,
+    AlignedTransfer,
+    RankCorrelation,
     alignment_study,
     corrupt,
     masked_fgsm,
+    masked_share,
     masked_transfer,
     masking_study,
+    rank_correlation,
 )
+from robustvideo.evaluation.metrics import Interval
+from robustvideo.evaluation.records import CLEAN
 from robustvideo.evaluation.transfer import Success, counted, mean_transfer
 from robustvideo.model import at_rest, classify
 from robustvideo.threat import AudioVisual
@@ -75,6 +82,23 @@ def test_the_ends_of_the_curves() -> None:
     assert all(p.low <= p.estimate <= p.high for p in found.values())
 
 
+def test_shares_are_of_whole_steps_and_equal_masks_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (clip, labels) = Able(), batches(1)[0]
+    model.span = 5  # of 20 frames: 4 steps
+    assert [masked_share(clip, ratio, 5) for ratio in (0.0, 0.05, 0.25, 0.3, 0.5)] == [0, 0.25, 0.25, 0.25, 0.5]
+    frames, _ = emptied(corrupt(clip, 0.05, "video", span=5))
+    assert frames.double().mean(1).tolist() == [0.25] * 4
+    seen, told = [], []
+    monkeypatch.setattr(corruption, "corrupt", lambda clip, *given: seen.append(given[:2]) or corrupt(clip, *given))
+    found = masking_study(
+        model, [(clip, labels)], (0.0, 0.05, 0.25), ("video", "audio"), (0, 1), lambda count, note: told.append(count)
+    )
+    assert [p.share for p in found] == [0, 0.25, 0.25] * 2
+    assert found[1].accuracy == found[2].accuracy
+    assert seen == [(0.0, "video")] * 2 + [(0.05, "video")] * 2 + [(0.05, "audio")] * 2
+    assert sum(told) == 2 * 3 * 2 * len(clip)
+
+
 def test_masked_fgsm_of_ratio_0_is_fgsm() -> None:
     model, (clip, labels) = Able(), batches(1)[0]
     masked = masked_fgsm(0.0, "synchronous")(model, clip, labels)
@@ -102,11 +126,47 @@ def test_transfer_of_masked_copies_and_alignment() -> None:
     assert [(p.mode, p.ratio) for p in points] == [(m, r) for m in MODES for r in (0.0, 0.2)]
     assert len({p.success for p in points if p.ratio == 0}) == 1
     attacks = {"fgsm": FGSM(AudioVisual()), "ifgsm": IFGSM(AudioVisual())}
-    found = alignment_study(surrogate, targets, attacks, data)
-    assert [p.attack for p in found] == ["fgsm", "ifgsm"]
+    told: list[tuple[int, str]] = []
+    found = alignment_study(surrogate, targets, attacks, data, lambda count, note: told.append((count, note)))
+    assert told == [(4, "fgsm"), (4, "ifgsm")]
+    assert [p.attack for p in found] == [CLEAN, "fgsm", "ifgsm"]
     crafted = FGSM(AudioVisual(), early_stop=False)(surrogate, *data[0]).clip
-    with at_rest(surrogate), torch.no_grad():
-        assert found[0].alignment == pytest.approx(float(alignment(surrogate.features(crafted)).mean()), rel=1e-5)
+    for point, clip in zip(found, (data[0][0], crafted), strict=False):
+        with at_rest(surrogate), torch.no_grad():
+            wanted = float(alignment(surrogate.features(clip)).mean())
+        assert point.alignment.estimate == pytest.approx(wanted, rel=1e-5)
+        assert -1 <= point.alignment.low < wanted < point.alignment.high <= 1
+        with at_rest(targets["b"]):
+            wrong = (classify(targets["b"], clip).argmax(1) != data[0][1]).double().mean()
+        assert point.success.estimate == float(wrong)
+
+
+def test_alignment_is_counted_over_batches() -> None:
+    surrogate, targets, data = Able(), {"b": Able(seed=1)}, batches(2)
+    attacks = {"fgsm": FGSM(AudioVisual())}
+    each = [alignment_study(surrogate, targets, attacks, [batch]) for batch in data]
+    for both, first, second in zip(alignment_study(surrogate, targets, attacks, data), *each, strict=True):
+        for name in ("alignment", "success"):
+            parts = [getattr(point, name).estimate for point in (first, second)]
+            assert getattr(both, name).estimate == pytest.approx(sum(parts) / 2)
+
+
+def points(*pairs: tuple[float, float]) -> list[AlignedTransfer]:
+    clean = AlignedTransfer(CLEAN, Interval(0, 5.0, 0), Interval(0, 5.0, 0))
+    return [clean, *(AlignedTransfer(str(i), Interval(0, x, 0), Interval(0, y, 0)) for i, (x, y) in enumerate(pairs))]
+
+
+def test_rank_correlation_by_hand() -> None:
+    falling = points((0.4, 0.1), (0.3, 0.2), (0.2, 0.9), (0.1, 0.95))
+    assert rank_correlation(falling) == RankCorrelation(pytest.approx(-1), 1 / 24, 4)
+    # one swap of neighbours: rho = 1 - 6 * 2 / (4 * 15); of 24 orders one is perfect and three are one such swap away
+    swapped = rank_correlation(points((0.4, 0.1), (0.3, 0.9), (0.2, 0.2), (0.1, 0.95)))
+    assert swapped == RankCorrelation(pytest.approx(-0.8), 4 / 24, 4)
+    rising = rank_correlation(points((0.1, 0.1), (0.2, 0.2), (0.3, 0.2), (0.4, 0.4)))
+    assert rising == RankCorrelation(pytest.approx(4.5 / (5 * 4.5) ** 0.5), 2 / 24, 4)  # a tie: two orders are equal
+    assert rank_correlation(falling[:-1]) is None
+    assert rank_correlation(points(*[(0.1, y / 10) for y in range(4)])) is None
+    assert rank_correlation(points(*[(y / 10, 0.5) for y in range(4)])) is None
 
 
 def test_mistakes_are_named() -> None:
@@ -118,3 +178,5 @@ def test_mistakes_are_named() -> None:
         corrupt(Clip(clip.video), 0.1, "audio")
     with pytest.raises(InputError, match="nothing to mask"):
         masking_study(Able(), [])
+    with pytest.raises(InputError, match="no clips"):
+        alignment_study(Able(), {}, {}, [])
