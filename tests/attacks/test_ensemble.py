@@ -20,7 +20,7 @@ from robustvideo.errors import InputError
 from robustvideo.model import Model, at_rest, wrap
 from robustvideo.models import load_model
 from robustvideo.models.ensemble import Ensemble, Fusion
-from robustvideo.threat import Linf
+from robustvideo.threat import AudioVisual, Linf
 
 FUSIONS: list[Fusion] = ["logits", "probabilities"]
 LABELS = torch.tensor([0, 1, 2])
@@ -178,10 +178,19 @@ def test_what_members_agree_on_is_the_ensemble_s() -> None:
     assert Ensemble([hearing, model(None, 8, None)]).sample_rate == 16000
     with pytest.raises(InputError, match="same classes in the same order"):
         Ensemble([model(["a", "b"], 16, 32), model(["b", "a"], 16, 32)])
-    deaf = model(None, None, None)
-    deaf.sample_rate = 8000
-    with pytest.raises(InputError, match="hear at one rate"):
-        Ensemble([hearing, deaf])
+
+
+def test_members_may_hear_at_their_own_rates() -> None:
+    network = "audio_visual?visual=resnet_small&audio=vgg_small&size=16&features=6&n_fft=64&hop=32&mels=8&steps=4"
+    members = [load_model(f"{network}&rate={rate}", num_classes=3, seed=rate).eval() for rate in (8000, 4000)]
+    random = torch.Generator().manual_seed(0)
+    video, sound = torch.rand(2, 3, 4, 16, 16, generator=random), torch.rand(2, 1, 1600, generator=random) - 0.5
+    clip = Clip(video, sound, sample_rate=16000)
+    together = Ensemble(members)
+    torch.testing.assert_close(together(clip), sum(member(clip) for member in members) / 2)
+    assert together.sample_rate == 8000
+    result = IFGSM(AudioVisual(), steps=2, early_stop=False)(together, clip, torch.tensor([0, 1]))
+    assert (result.clip.signal("audio") != sound).any()
 
 
 def test_refusals() -> None:

@@ -210,7 +210,7 @@ def damaged(tmp_path: Path, kind: str) -> Path:
 )
 def test_a_file_that_gives_no_clip_is_told_in_one_sentence(tmp_path: Path, kind: str, message: str) -> None:
     path = damaged(tmp_path, kind)
-    for read in (probe, lambda p: read_clip(p, Reading(Sampling(4), sound=Sound(audio_rate=8000)))):
+    for read in (probe, lambda p: read_clip(p, Reading(Sampling(4), sound=Sound(audio_rate=8000, audio_seconds=2)))):
         with pytest.raises(UnusableClip, match=message) as caught:
             read(path)
         text = str(caught.value)
@@ -246,7 +246,7 @@ def test_random_damage_never_escapes_as_another_error(tmp_path: Path) -> None:
                 broken[at] = rng.integers(256)
             path.write_bytes(broken)
             try:
-                clip = read_clip(path, Reading(Sampling(8), Picture(16), Sound(audio_rate=4000)))
+                clip = read_clip(path, Reading(Sampling(8), Picture(16), Sound(audio_rate=4000, audio_seconds=2)))
             except UnusableClip:
                 continue
             assert clip.video.shape == (3, 8, 16, 16)
@@ -284,7 +284,7 @@ def test_a_tag_in_an_old_encoding_does_not_matter(tmp_path: Path) -> None:
 def test_every_container_is_closed(tmp_path: Path) -> None:
     path = film(tmp_path / "a.mkv", numbered(30), sound=np.zeros((1, 8000), np.int16))
     bad = damaged(tmp_path, "garbage")
-    reading = Reading(Sampling(4, stride=1), Picture(8), Sound(audio_rate=8000))
+    reading = Reading(Sampling(4, stride=1, fps=10), Picture(8), Sound(audio_rate=8000))
     descriptors = Path("/proc/self/fd")
     if not descriptors.is_dir():
         pytest.skip("needs /proc")

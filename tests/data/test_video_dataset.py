@@ -37,7 +37,7 @@ def same(a: Clip, b: Clip) -> bool:
 
 
 def test_a_clip_is_on_the_grid_and_named_after_its_sample(folder: Path) -> None:
-    data = load_data(spec(folder, "audio=true"))
+    data = load_data(spec(folder, "audio=true&audio_seconds=2"))
     for index, sample in enumerate(data.samples):
         clip = data.clip(index)
         assert clip.ids == (sample.id,)
@@ -76,7 +76,7 @@ def test_the_fingerprint_changes_with_everything_that_changes_a_clip(folder: Pat
         data.fingerprint(),
         load_data(spec(folder, "stride=2")).fingerprint(),
         load_data(spec(folder, "fit=stretch")).fingerprint(),
-        load_data(spec(folder, "audio_rate=8000")).fingerprint(),
+        load_data(spec(folder, "audio_rate=8000&audio_seconds=2")).fingerprint(),
         load_data(spec(folder), labels=("walk", "run")).fingerprint(),
         data.subset([0, 1]).fingerprint(),
         data.subset([1, 0]).fingerprint(),
@@ -95,7 +95,7 @@ def test_it_can_be_pickled(folder: Path) -> None:
 
 
 def test_a_loader_with_workers_gives_the_same_batches(folder: Path) -> None:
-    data = load_data(spec(folder, "audio=true"))
+    data = load_data(spec(folder, "audio=true&audio_seconds=2"))
     loader = DataLoader(data, batch_size=2, collate_fn=collate, num_workers=2)
     batches = list(loader)
     assert [len(clip) for clip, _ in batches] == [2, 2, 1]
@@ -107,8 +107,8 @@ def test_a_loader_with_workers_gives_the_same_batches(folder: Path) -> None:
 
 def test_a_cached_clip_is_the_decoded_one(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "cache"
-    plain = load_data(spec(folder, "audio=true"))
-    data = load_data(spec(folder, f"audio=true&cache={cache}"))
+    plain = load_data(spec(folder, "audio=true&audio_seconds=2"))
+    data = load_data(spec(folder, f"audio=true&audio_seconds=2&cache={cache}"))
     for _ in range(2):
         for index in range(len(data)):
             assert same(data.clip(index), plain.clip(index))
@@ -119,9 +119,17 @@ def test_a_cached_clip_is_the_decoded_one(folder: Path, tmp_path: Path, monkeypa
     assert all(data.clip(i).ids for i in range(5))
 
 
+def test_the_environment_may_name_a_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBUSTVIDEO_CACHE", str(tmp_path / "everyone"))
+    load_data(spec(folder)).clip(0)
+    load_data(spec(folder, f"cache={tmp_path}/own")).clip(0)
+    assert len(list((tmp_path / "everyone").rglob("*.safetensors"))) == 1
+    assert len(list((tmp_path / "own").rglob("*.safetensors"))) == 1
+
+
 def test_a_damaged_cache_entry_is_decoded_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "cache"
-    data = load_data(spec(folder, f"audio=true&cache={cache}"))
+    data = load_data(spec(folder, f"audio=true&audio_seconds=2&cache={cache}"))
     clip = data.clip(0)
     (entry,) = cache.rglob("*.safetensors")
     content = entry.read_bytes()

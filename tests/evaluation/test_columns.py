@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from robustvideo.errors import InputError
 from robustvideo.evaluation.columns import Columns
 from robustvideo.evaluation.metrics import (
     Interval,
@@ -27,7 +30,16 @@ from robustvideo.evaluation.metrics import (
     wilson,
     worst_case,
 )
-from robustvideo.evaluation.records import CLEAN, Record, read_records, shard, write_shard
+from robustvideo.evaluation.records import (
+    CLEAN,
+    Record,
+    merge_shards,
+    read_records,
+    read_table,
+    shard,
+    table_of,
+    write_shard,
+)
 
 CLASSES = st.integers(0, 2)
 LOSSES = st.lists(st.floats(-3, 3) | st.sampled_from([math.nan, math.inf]), max_size=4)
@@ -225,3 +237,38 @@ def test_an_item_that_two_files_have_is_read_once_and_items_are_in_order(tmp_pat
         write_shard(shard(tmp_path, name), rows)
     assert [r.sample_id for r in read_records(tmp_path)] == ["b", "a", "e", "d", "c"]
     assert read_records(tmp_path / "nothing") == []
+
+
+def test_files_of_early_versions_lack_the_loudness_of_the_sound(tmp_path: Path) -> None:
+    item = "0000000-001"
+    plain = Record(
+        "a", 0, "pgd", 0.1, "none", 0, 0, 0, False, -1, 1, 1, 0.1, 0.1, 1.0, 1.0, 1.0, 1, item=item,
+        loss_trace=[0.5, math.nan], codecs=["mjpeg:5"], codec_success=[True],
+    )  # fmt: skip
+    rows = [plain, replace(plain, sample_id="b", margin=1.5)]
+    signature = {b"robustvideo_items": b'["0000000-001"]', b"robustvideo_digest": b"08728b989aace7728d6a1cd79b00c305"}
+    early = table_of(rows).drop_columns(["audio_snr_db", "audio_relative_db"])
+    path = shard(tmp_path, item)
+    path.parent.mkdir()
+    pq.write_table(early.replace_schema_metadata(signature), path)
+    later = [replace(plain, item="0000000-002", audio_snr_db=20.5), replace(plain, item="0000000-002")]
+    write_shard(shard(tmp_path, "0000000-002"), later)
+    assert repr(read_records(tmp_path, unsigned=False)) == repr(rows + later)
+    columns = Columns.of_table(read_table(tmp_path))
+    assert np.isnan(columns.audio_snr_db).tolist() == [True, True, False, True]
+    merge_shards(tmp_path)
+    assert repr(read_records(tmp_path)) == repr(rows + later)
+
+
+@pytest.mark.parametrize("loudness", [None, 0.0, 7.0])
+def test_a_loudness_that_was_lost_or_made_up_is_noticed(tmp_path: Path, loudness: float | None) -> None:
+    """The values of a column that may be missing are signed, and so is which of them are."""
+    rows = [replace(Record("a", 0, "pgd", 0.1, "none", 0, 0, 0, False, -1, 1, 1, 0.1, 0.1, 1.0, 1.0, 1.0, 1), item="i")]
+    path = shard(tmp_path, "i")
+    write_shard(path, [replace(row, audio_snr_db=loudness) for row in rows])
+    metadata = pq.read_schema(path).metadata
+    for other in {None, 0.0, 7.0} - {loudness}:
+        forged = table_of([replace(row, audio_snr_db=other) for row in rows])
+        pq.write_table(forged.replace_schema_metadata(metadata), path)
+        with pytest.raises(InputError, match="damaged"):
+            read_records(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from robustvideo.attacks.attack import judge
 from robustvideo.clip import Clip
 from robustvideo.data.kinetic import Kinetic
 from robustvideo.data.video_file import read_lossless, write_lossless
+from robustvideo.distances import relative_loudness, signal_to_noise
 from robustvideo.evaluation import evaluate
+from robustvideo.evaluation.records import CLEAN
+from robustvideo.evaluation.rows import attacked, under, undisturbed
 from robustvideo.model import Model, at_rest
 from robustvideo.models import load_model
 from robustvideo.threat import AudioVisual
@@ -60,7 +64,36 @@ def test_a_run_saves_sound_and_the_files_say_what_the_records_say(tmp_path: Path
     for record in saved:
         decoded = read_lossless(run.path / record.clip_file)
         assert decoded.audio is not None
+        clean = data.clip(int(record.sample_id.rpartition("-")[2])).signal("audio")
+        assert record.audio_snr_db == pytest.approx(float(signal_to_noise(clean, decoded.audio)))
+        assert record.audio_relative_db == pytest.approx(float(relative_loudness(clean, decoded.audio)))
+        assert 0 < record.audio_snr_db < 40
         with at_rest(network):
             verdict = judge(network, decoded, torch.tensor([record.label]))
         assert int(verdict.logits.argmax()) == record.adversarial_prediction
     assert saved
+    assert all(r.audio_snr_db is None and r.audio_relative_db is None for r in run.records() if r.attack == CLEAN)
+
+
+def test_sound_that_is_not_changed_is_not_loud(tmp_path: Path) -> None:
+    threats = [AudioVisual(audio=0), AudioVisual(eps=0)]
+    for audio in (True, False):
+        data = Kinetic(split="test", clips=8, audio=audio)
+        attacks = [FGSM(threat) for threat in (threats if audio else threats[:1])]
+        rows = evaluate(model(), data, attacks, out=tmp_path / str(audio), quiet=True).records()
+        for row in rows:
+            heard = row.threat == "audio_visual(eps=0)" and row.forward_passes > 0
+            assert (row.audio_snr_db is not None) == (row.audio_relative_db is not None) == heard
+        assert any(row.audio_snr_db is not None for row in rows) == audio
+
+
+def test_over_silence_every_change_is_infinitely_loud() -> None:
+    video, silence = torch.rand(2, 3, 8, 16, 16), torch.zeros(2, 1, 900)
+    clip, labels = Clip((video * 255).round() / 255, silence, 8000), torch.tensor([1, 2])
+    network = model()
+    with at_rest(network):
+        before = judge(network, clip, labels)
+    attack = load_attack("pgd(threat=audio_visual(), steps=1, early_stop=false)")  # its start is random
+    rows = [under(attack, undisturbed(before, row, row + 1, "0", "none")) for row in range(2)]
+    found = attacked(rows, clip, attack(network, clip, labels), 0.0)
+    assert [(r.audio_snr_db, r.audio_relative_db) for r in found] == [(-math.inf, math.inf)] * 2

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import Tensor
 from toys import ConvNet
 
 from robustvideo.attacks import PGD
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError
+from robustvideo.model import Model
 from robustvideo.models.windowed import Windowed, window_starts
 
 
@@ -47,6 +51,29 @@ def test_logits_and_gradients_are_those_of_the_mean() -> None:
         network(Clip(pixels)).square().sum().backward()
         gradients.append(pixels.grad)
     assert torch.allclose(*gradients, atol=1e-12)
+
+
+class Listener(Model):
+    """Its loudness: a square keeps its whole input for the backward pass."""
+
+    def forward(self, clip: Clip) -> Tensor:
+        return clip.signal("audio").square().mean((1, 2))[:, None]
+
+
+def test_memory_is_that_of_a_window_when_only_the_sound_is_attacked() -> None:
+    sound = torch.rand(2, 1, 800, dtype=torch.float64).requires_grad_()
+    clip = replace(video(8), audio=sound, sample_rate=8000)
+    kept: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        logits = Windowed(Listener(), window=4)(clip)
+    assert not [tensor for tensor in kept if tensor.shape[-1] == 400]
+    (gradient,) = torch.autograd.grad(logits.sum(), sound)
+    assert torch.allclose(gradient, sound.detach() / 400, atol=1e-12)
 
 
 def test_an_attack_changes_every_frame() -> None:

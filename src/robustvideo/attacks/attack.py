@@ -22,7 +22,7 @@ from robustvideo.models.acceleration import gradient_twin
 from robustvideo.randomness import ClipRandom, seed_for
 from robustvideo.registry import Registry, allow_nested, describe, name_of
 from robustvideo.spec import Call, format_call
-from robustvideo.threat import Linf, ThreatModel, threats, with_budget
+from robustvideo.threat import AudioVisual, Linf, ThreatModel, threats, with_budget
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Variables = tuple[Tensor, ...]
@@ -231,10 +231,23 @@ class Attack(ABC):
 
     @property
     def label(self) -> str:
-        """The spec without budget and seed: the name under which results at several budgets belong together."""
+        """The spec without budget and seed: the name under which results at several budgets belong together.
+
+        Of an `AudioVisual`, the sound's budget is written as it would be beside the default one of the picture, because
+        ``eps`` scales both. Without one for the picture it is the budget, and ``eps=0`` stays to say so.
+        """
         arguments = {key: value for key, value in self.call.arguments.items() if key not in ("eps", "seed")}
         threat = arguments.get("threat")
-        if isinstance(threat, Call) and "eps" in threat.arguments:
+        if isinstance(self.threat, AudioVisual):
+            kept = {k: v for k, v in describe(self.threat).arguments.items() if k not in ("eps", "audio")}
+            if self.threat.eps == 0:
+                kept["eps"] = 0
+            else:  # in few enough digits that rounding splits no curve
+                audio = float(f"{self.threat.audio / self.threat.eps * AudioVisual.eps:.10g}")
+                kept |= {} if audio == AudioVisual.audio else {"audio": audio}
+            others = {key: value for key, value in arguments.items() if key not in ("norm", "threat")}
+            arguments = {"threat": Call(name_of(AudioVisual), kept), **others}
+        elif isinstance(threat, Call) and "eps" in threat.arguments:
             kept = {key: value for key, value in threat.arguments.items() if key != "eps"}
             arguments["threat"] = Call(threat.name, kept)
         return format_call(Call(name_of(type(self)), arguments))

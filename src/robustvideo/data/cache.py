@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from robustvideo.data.reading import Recorded
 from robustvideo.storage import write_atomically
 
-_LAYOUT = "1"
+_LAYOUT = "2"  # of an entry, and the way clips are made
 
 
 def cached(folder: Path, source: Path, recipe: str, decode: Callable[[], Recorded]) -> Recorded:

@@ -30,10 +30,15 @@ class _Storage:
     """Where decoded clips are kept.
 
     Attributes:
-        cache: a folder; None keeps none.
+        cache: a folder. Default: the one that the environment variable ROBUSTVIDEO_CACHE names; without it, none.
     """
 
     cache: Path | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        named = os.environ.get("ROBUSTVIDEO_CACHE")
+        return self.cache or (Path(named).expanduser() if named else None)
 
 
 def load_data(spec: str, labels: Sequence[str] | None = None) -> VideoDataset:
@@ -43,6 +48,8 @@ def load_data(spec: str, labels: Sequence[str] | None = None) -> VideoDataset:
         spec: ``scheme:name?option=value&...``. Schemes: ``manifest:<file.csv>``, ``folder:<dir>``,
             ``ucf101:<dir>``, ``hmdb51:<dir>``, ``kinetics:<dir>`` and ``embedded:kinetic``. Every scheme that reads
             files takes the options of `Sampling`, `Picture`, `Sound`, `Classes` and ``cache=<dir>`` besides its own.
+            The environment variable ROBUSTVIDEO_CACHE names a cache for all that name none: studies that train
+            several networks on the same videos then decode them once.
             ``$NAME`` in a file's or folder's name stands for that environment variable, so that a recipe can be
             shared between machines.
         labels: class names by index, usually the model's; they replace the data set's own numbering.
@@ -61,9 +68,10 @@ def load_data(spec: str, labels: Sequence[str] | None = None) -> VideoDataset:
         source, collections.get(source.scheme), Classes, Sampling, Picture, Sound, _Storage
     )
     listing = classes.apply(collection.listing(_expanded(source.name)), labels)
+    reading = Reading(sampling, picture, sound)
     if sound.wanted and sound.audio_rate is None:
-        sound = replace(sound, audio_rate=_common_rate(listing))
-    return FileDataset(spec, listing, Reading(sampling, picture, sound), storage.cache)
+        reading = replace(reading, sound=replace(sound, audio_rate=_common_rate(listing)))
+    return FileDataset(spec, listing, reading, storage.folder)
 
 
 def _expanded(name: str) -> str:

@@ -14,7 +14,7 @@ from robustvideo.data.dataset import UnusableClip
 from robustvideo.data.decode import WHOLE, Stretch, decode_frames
 from robustvideo.data.picture import Picture
 from robustvideo.data.sampling import Choice, Sampling, Timeline
-from robustvideo.data.sound import Sound, decode_sound
+from robustvideo.data.sound import Sound, decode_looped_sound, decode_sound
 from robustvideo.threat import GRID
 
 
@@ -26,11 +26,18 @@ class Reading:
         sampling: which frames.
         picture: their size.
         sound: whether there is sound; its rate must be known.
+
+    Raises:
+        InputError: sound whose length would differ from clip to clip.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
     picture: Picture = field(default_factory=Picture)
     sound: Sound = field(default_factory=Sound)
+
+    def __post_init__(self) -> None:
+        if self.sound.wanted:
+            self.sound.seconds(self.sampling)
 
 
 @dataclass(frozen=True)
@@ -85,11 +92,15 @@ def read_clip(path: Path, reading: Reading, stretch: Stretch = WHOLE, view: int 
     frames = decode_frames(path, choose, reading.picture, stretch)
     if not sound.wanted or sound.audio_rate is None:
         return Recorded(frames.video)
-    start, end = chosen[0].window
+    (start, end), lap = chosen[0].window, chosen[0].lap
     seconds = sound.seconds(sampling)
     begun = frames.origin + (start + end - seconds) / 2
     samples = round(seconds * sound.audio_rate)
-    audio = decode_sound(path, sound.audio_rate, sound.channels, begun, samples)
+    if lap is None:
+        audio = decode_sound(path, sound.audio_rate, sound.channels, begun, samples)
+    else:
+        lap = (frames.origin + lap[0], frames.origin + lap[1])
+        audio = decode_looped_sound(path, sound.audio_rate, sound.channels, begun, samples, lap)
     return Recorded(frames.video, audio, sound.audio_rate)
 
 

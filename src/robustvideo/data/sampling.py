@@ -43,10 +43,12 @@ class Choice:
     Attributes:
         frames: indices into the timeline, one per frame of the clip; they repeat where the video is padded.
         window: seconds from the first frame of the clip until the next one after its last would be due.
+        lap: from when to when the video lasts that starts again in the clip; None where it does not.
     """
 
     frames: tuple[int, ...]
     window: tuple[float, float]
+    lap: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,13 +116,16 @@ class Sampling:
         total = max(available, self.span + (self.start or 0))
         if self.stride is None:
             positions = tuple(uniform_indices(total, self.frames).tolist())
-            window = (timeline.times[0], timeline.end)
+            window = (timeline.times[0], timeline.end if total == available else self._time(timeline, total))
         else:
             first = window_start(total, self.span, self.views, view) if self.start is None else self.start
             positions = tuple(first + i * self.stride for i in range(self.frames))
             window = (self._time(timeline, first), self._time(timeline, positions[-1] + self.stride))
         inside = (padded(p, available, self.pad) for p in positions)
-        return Choice(tuple(self._frame(timeline, p) for p in inside), window)
+        lap = None
+        if self.pad == "loop" and positions[-1] >= available:
+            lap = (timeline.times[0], self._time(timeline, available))
+        return Choice(tuple(self._frame(timeline, p) for p in inside), window, lap)
 
     def _frame(self, timeline: Timeline, position: int) -> int:
         if self.fps is None:

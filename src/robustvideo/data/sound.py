@@ -1,10 +1,12 @@
-"""The sound of a clip: the stretch that belongs to its frames, at one rate and of one length for a whole data set.
+"""The sound of a clip: what is heard while its frames are on display, at one rate and of one length for a data set.
 
 Rules:
 
-* The window of sound has the same middle as the clip's frames. The frames of a window last from the first one until
-  the next one after the last would be due; uniformly spread frames stand for the whole video.
-* Its length is the same for all clips, so that they can be batched: ``audio_seconds``.
+* The frames of a clip last from the first one until the next one after the last would be due; uniformly spread frames
+  stand for the whole video. The sound is that of this time, so that the n-th part of it belongs to the n-th frame.
+* Clips of a batch need sound of one length. With ``stride`` and ``fps`` the time of the frames has one; without them it
+  differs from video to video, and the length must be given: ``audio_seconds``, around the middle of the frames' time.
+* Where a short video starts again (``pad=loop``), its sound does, too.
 * Outside the track, in a gap of it, and in a file without sound there is silence (zeros).
 """
 
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from numpy.typing import NDArray
 
-_DEFAULT_SECONDS = 2.0
 _GAP = 0.05  # seconds; what a stamp may be off before it means that sound is missing
 _MARGIN = 0.1  # seconds decoded beyond a window, so that its last samples are resampled from real ones
 _LAYOUTS = {1: "mono", 2: "stereo"}
@@ -44,8 +45,9 @@ class Sound:
         audio: read the sound. ``audio_rate`` alone asks for it as well.
         audio_rate: samples per second; other tracks are resampled. None: the rate that all files share.
         channels: 1 mixes down to mono, 2 is stereo.
-        audio_seconds: length of the sound. None: that of the frames where it is the same for all clips
-            (``frames * stride / fps`` with both ``stride`` and ``fps`` given), else 2 seconds.
+        audio_seconds: length of the sound; it has the same middle as the time of the frames. None: as long as that
+            time, ``frames * stride / fps`` with both ``stride`` and ``fps`` given; without them it must be said. A
+            length other than that of their time brings sound and frames out of step.
 
     Raises:
         InputError: a rate or length that is not positive, or more than two channels.
@@ -70,12 +72,20 @@ class Sound:
         return self.audio or self.audio_rate is not None
 
     def seconds(self, sampling: Sampling) -> float:
-        """Length of the sound of every clip."""
+        """Length of the sound of every clip.
+
+        Raises:
+            InputError: the frames cover another time in every video, and no length is given.
+        """
         if self.audio_seconds is not None:
             return self.audio_seconds
         if sampling.stride is not None and sampling.fps is not None:
             return sampling.frames * sampling.stride / sampling.fps
-        return _DEFAULT_SECONDS
+        needed = " and ".join(f"{name}=" for name in ("stride", "fps") if getattr(sampling, name) is None)
+        raise InputError(
+            f"Without {needed} the frames cover another time in every video, and their sound has no common length: "
+            f"give {needed}, or audio_seconds= where all videos last equally long."
+        )
 
 
 def native_rate(path: Path) -> int | None:
@@ -115,6 +125,18 @@ def decode_sound(path: Path, rate: int, channels: int, start: float, samples: in
             if low < high:
                 window[:, low:high] = sound[:, low - offset : high - offset]
     return torch.from_numpy(window)
+
+
+def decode_looped_sound(
+    path: Path, rate: int, channels: int, start: float, samples: int, lap: tuple[float, float]
+) -> Tensor:
+    """`decode_sound`, where the time between the two of ``lap`` on the container's clock is heard again and again."""
+    low, high = (round((time - start) * rate) for time in lap)
+    places = torch.arange(samples)
+    places = torch.where(places < high, places, low + (places - low) % max(1, high - low))
+    first = int(places.min())  # before the window where its first frame is not the video's
+    sound = decode_sound(path, rate, channels, start + first / rate, int(places.max()) + 1 - first)
+    return sound[:, places - first]
 
 
 def packed_samples(frame: AudioFrame, channels: int) -> NDArray[np.int16]:

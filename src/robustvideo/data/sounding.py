@@ -1,7 +1,8 @@
 """Data sets that are told by ear as well as by eye: Kinetics-Sounds and MIT-MUSIC.
 
-Read them with their sound: ``kinetics_sounds:<root>?frames=8&size=224&audio_rate=16000``. Neither has an official
-split; where there is none, videos are drawn into train, val and test by their names, the same way everywhere.
+Read them with their sound: ``kinetics_sounds:<root>?fps=0.8&frames=8&stride=1&pad=loop&size=224&audio_rate=16000`` is 8
+frames of 10 seconds and the sound of the same 10. Neither has an official split; where there is none, videos are drawn
+into train, val and test by their names, the same way everywhere.
 """
 
 from __future__ import annotations

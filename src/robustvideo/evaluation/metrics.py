@@ -85,7 +85,8 @@ class AttackSummary:
     Attributes:
         defense, attack, eps: what was measured; `CLEAN` at 0 for the undisturbed clips.
         surrogate: the model that the clips were crafted on; empty for the model under test itself.
-        norm: what ``eps`` bounds: "linf", "l2", "l21" or "flow", with " audio" for sound; a joint threat's spec.
+        norm: what ``eps`` bounds: "linf", "l2", "l21" or "flow", with " audio" for sound; of pixels and sound at once
+            "audio_visual(audio=0.3825*eps)", with the sound's share; else a joint threat's spec.
         clips: usable clips: the denominator of the accuracies and of the costs per clip.
         unusable: clips that could not be read; in no denominator.
         clean_accuracy: share of clips recognised without an attack.
@@ -347,7 +348,7 @@ def _norm(threat: str) -> str:
         from robustvideo.threat import AudioVisual  # torch, which reading records does not need otherwise
 
         budgets = construct(AudioVisual, call)
-        if budgets.eps and budgets.audio:
-            return f"audio_visual(audio={format_value(budgets.audio)})"
+        if budgets.eps and budgets.audio:  # in a sweep, the sound's stays the same multiple of the picture's
+            return f"audio_visual(audio={format_value(float(f'{budgets.audio / budgets.eps:.10g}'))}*eps)"
         return "linf" if budgets.eps else "linf audio"
     return f"{call.name} audio" if call.arguments.get("modality") == "audio" else call.name

@@ -43,7 +43,7 @@ class Record:
     Attributes:
         sample_id: the clip's stable name in its data set.
         label: true class index.
-        attack: the attack's spec without its budget; "clean" for the undisturbed prediction.
+        attack: the attack's spec without its budget (`Attack.label`); "clean" for the undisturbed prediction.
         eps: the budget (of the first part of a joint threat model); 0 for "clean".
         defense: the defence's spec; "none" when there is none.
         seed: the attack's seed.
@@ -68,6 +68,9 @@ class Record:
         member: of an ensemble, the member that broke the clip first; empty when none did.
         codecs: re-encodings of the stored clip that were tried.
         codec_success: per codec, whether the attack succeeds (for "clean": the model errs) after it.
+        audio_snr_db: signal-to-noise ratio of the stored change of the sound in decibels; lower is louder, -infinite
+            over silence. None where the sound is not changed or there is none, and in rows of early versions.
+        audio_relative_db: its largest sample in decibels relative to the loudest clean one; None likewise.
         item: the work item that wrote the row; used to drop duplicates.
     """
 
@@ -104,14 +107,20 @@ class Record:
     member: str = ""
     codecs: list[str] = field(default_factory=list)
     codec_success: list[bool] = field(default_factory=list)
+    audio_snr_db: float | None = None
+    audio_relative_db: float | None = None
     item: str = ""
 
 
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 _ARROW |= {f"list[{name}]": pa.list_(kind) for name, kind in _ARROW.items()}
+_ARROW["float | None"] = pa.float64()
 SCHEMA = pa.schema([(f.name, _ARROW[str(f.type)]) for f in fields(Record)])
 """The parquet schema, column by column as in `Record`."""
 
+_NULLABLE = ("audio_snr_db", "audio_relative_db")
+_EARLIER = pa.schema([column for column in SCHEMA if column.name not in _NULLABLE])
+"""The schema of early versions. Where a column is missing, its values are."""
 
 _ITEMS = b"robustvideo_items"
 """In a file's metadata: the names of its work items, among them those without a row."""
@@ -245,13 +254,21 @@ def _read(path: Path, unsigned: bool = True) -> pa.Table:
     table = _opened(path, lambda file: pq.ParquetFile(file).read())
     signed = (table.schema.metadata or {}).get(_DIGEST)
     if signed is None and unsigned:
-        return table
+        return _completed(table)
     if signed is None:
         raise InputError(f"{path} was written by an early version that did not sign records: evaluate again.")
     items = _items_of(path, table.schema)
     own = path.name.startswith(_MERGED) or items == [path.stem]
     if not own or _digest(table, items).encode() != signed:
         raise InputError(_DAMAGED.format(path))
+    return _completed(table)
+
+
+def _completed(table: pa.Table) -> pa.Table:
+    """A file's table with the columns of `SCHEMA`."""
+    for place, column in enumerate(SCHEMA):
+        if column.name not in table.column_names:
+            table = table.add_column(place, column, pa.nulls(table.num_rows, column.type))
     return table
 
 
@@ -265,16 +282,18 @@ def _items_of(path: Path, schema: pa.Schema) -> list[str]:
 def _digest(table: pa.Table, items: Sequence[str]) -> str:
     """A hash of the values, column by column, whatever Parquet and Arrow make of them."""
     digest = hashlib.blake2b("\n".join(items).encode(), digest_size=16)
-    for name in SCHEMA.names:
-        column = table.column(name)
+    for column in table.columns:
         for piece in _bytes(pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)):
             digest.update(piece)
     return digest.hexdigest()
 
 
 def _bytes(array: pa.Array) -> Iterator[bytes | pa.Buffer]:
-    if array.null_count:
-        yield b"nothing"  # no value of ours is missing
+    if array.null_count and pa.types.is_floating(array.type):
+        yield array.is_null().to_numpy(zero_copy_only=False).tobytes()
+        yield from _bytes(array.fill_null(0.0))
+    elif array.null_count:
+        yield b"nothing"  # no other value of ours is missing
     elif pa.types.is_list(array.type):
         yield np.asarray(array.value_lengths()).tobytes()
         yield from _bytes(array.flatten())
@@ -289,7 +308,7 @@ def _opened(path: Path, read: Any) -> Any:
     try:
         with path.open("rb") as file:
             found = read(file)
-        if (found if isinstance(found, pa.Schema) else found.schema).remove_metadata() != SCHEMA:
+        if (found if isinstance(found, pa.Schema) else found.schema).remove_metadata() not in (SCHEMA, _EARLIER):
             raise pa.ArrowInvalid("other columns")
     except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
         if isinstance(error, FileNotFoundError):

@@ -116,7 +116,7 @@ def attacked(rows: Sequence[Record], clean: Clip, result: AttackResult, seconds:
         "adversarial_confidence": confidence,
         "margin": result.margin,
     }
-    values = {name: column.tolist() for name, column in columns.items()}
+    values = {name: column.tolist() for name, column in columns.items()} | _loudness(clean, result.clip)
     traces = [_thinned([v for v in trace if not math.isnan(v)]) for trace in result.loss_trace.tolist()]
     members = _members(result)
     return [
@@ -129,6 +129,16 @@ def attacked(rows: Sequence[Record], clean: Clip, result: AttackResult, seconds:
         )
         for i, row in enumerate(rows)
     ]
+
+
+def _loudness(clean: Clip, after: Clip) -> dict[str, list[float | None]]:
+    """How loud the change of each clip's sound is; None where the sound is as before, or where there is none."""
+    measures = {"audio_snr_db": distances.signal_to_noise, "audio_relative_db": distances.relative_loudness}
+    if clean.audio is None or after.audio is None or clean.audio.numel() == 0:
+        return {name: [None] * len(clean) for name in measures}
+    changed = (clean.audio != after.audio).flatten(1).any(1).tolist()
+    found = {name: measure(clean.audio, after.audio).tolist() for name, measure in measures.items()}
+    return {name: [v if c else None for v, c in zip(own, changed, strict=True)] for name, own in found.items()}
 
 
 def _thinned(trace: list[float], most: int = 200) -> list[float]:

@@ -34,8 +34,7 @@ class Ensemble(Model):
             the largest member instead of their sum, for a second forward pass. Default False.
 
     Raises:
-        InputError: no model, weights that do not fit, an unknown fusion, or members that name other classes or hear
-            at other rates.
+        InputError: no model, weights that do not fit, an unknown fusion, or members that name other classes.
     """
 
     def __init__(
@@ -60,13 +59,11 @@ class Ensemble(Model):
         self.weights = tuple(share / sum(shares) for share in shares)
         self.recompute = recompute
         labels = {model.labels for model in models} - {None}
-        rates = {model.sample_rate for model in models} - {None}
+        rates = {model.sample_rate for model in models if model.sample_rate is not None}
         if len(labels) > 1:
             raise InputError("The models of an ensemble must have the same classes in the same order.")
-        if len(rates) > 1:
-            raise InputError(f"The models of an ensemble must hear at one rate, got {rates}.")
         self.labels = next(iter(labels), None)
-        self.sample_rate = next(iter(rates), None)
+        self.sample_rate = max(rates, default=None)  # nothing is lost to any; a model that hears resamples
         self.frames = _common([model.frames for model in models])
         self.size = _common([model.size for model in models])
 

@@ -50,7 +50,8 @@ class Windowed(Model):
 
     def forward(self, clip: Clip) -> Tensor:
         views = [self._view(clip, start) for start in window_starts(clip.frames, self.window, self.stride)]
-        if torch.is_grad_enabled() and clip.video.requires_grad:
+        attacked = any(signal is not None and signal.requires_grad for signal in (clip.video, clip.audio))
+        if torch.is_grad_enabled() and attacked:
             logits: list[Tensor] = [checkpoint(self.model, view, use_reentrant=False) for view in views]
         else:
             logits = [self.model(view) for view in views]
