@@ -15,6 +15,7 @@ from robustvideo.report.wording import (
     figure,
     listed,
     magnitude,
+    norm_name,
     number,
     percent,
 )
@@ -44,6 +45,13 @@ def test_intervals_are_in_percent() -> None:
 def test_budgets_have_their_own_unit(eps: float, norm: str, text: str) -> None:
     assert budget(eps, norm) == text
     assert text in changes(eps, norm)
+
+
+def test_of_both_modalities_each_budget_is_told() -> None:
+    norm = "audio_visual(audio=0.3825*eps)"
+    assert budget(8 / 255, norm) == "8/255"
+    assert changes(8 / 255, norm) == "changes of at most 8/255 per pixel and 0.012 per sound sample"
+    assert norm_name(norm) == "L∞ (of sound 0.383 times as much)"
 
 
 def test_numbers_are_readable() -> None:

@@ -87,11 +87,16 @@ def budget(eps: float, norm: str) -> str:
     return f"{eps:.3g}{THIN}px" if norm == "flow" else f"{eps:.3g}"
 
 
+def _of_sound(norm: str) -> float:
+    """The budget of the sound, in budgets of the picture: the number in "audio_visual(audio=0.3825*eps)"."""
+    return float(norm.removeprefix(_BOTH).removesuffix("*eps)"))
+
+
 def norm_name(norm: str) -> str:
     """The norm as people write it."""
     names = {"linf": "L∞", "l2": "L2", "l21": "L2,1", "flow": "pixel shift"}
     if norm.startswith(_BOTH):
-        return f"L∞ (sound {norm.removeprefix(_BOTH).rstrip(')')})"
+        return f"L∞ (of sound {_of_sound(norm):.3g} times as much)"
     known, _, modality = norm.partition(" ")
     if known not in names:
         return norm
@@ -102,7 +107,7 @@ def changes(eps: float, norm: str) -> str:
     """What a budget allows, as the middle of a sentence: "changes of at most 8/255 per pixel"."""
     size = budget(eps, norm)
     if norm.startswith(_BOTH):
-        return f"changes of at most {size} per pixel and {norm.removeprefix(_BOTH).rstrip(')')} per sound sample"
+        return f"changes of at most {size} per pixel and {eps * _of_sound(norm):.3g} per sound sample"
     phrases = {
         "linf": f"changes of at most {size} per pixel",
         "l2": f"changes of Euclidean norm at most {size} per clip",
