@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor, nn
 from toys import ConvNet, clips
 
-from robustvideo.attacks import PGD
+from robustvideo.attacks import PGD, flow_attack
 from robustvideo.attacks.flow_attack import FlowPGD, end_point_error
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError
@@ -48,6 +49,29 @@ def test_the_error_of_a_flow_is_the_mean_distance() -> None:
     flow = torch.zeros(1, 2, 2, 4, 4)
     flow[:, 0], flow[:, 1] = 3, 4
     assert end_point_error(flow, torch.zeros_like(flow)).tolist() == pytest.approx([5.0])
+
+
+class Difference(nn.Module):
+    """Stands for RAFT: a flow that is the difference of the pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1), requires_grad=False)
+
+    def forward(self, first: Tensor, second: Tensor, num_flow_updates: int) -> list[Tensor]:
+        return [self.weight * (second - first)[:, :2]] * num_flow_updates
+
+
+def test_raft_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+    monkeypatch.setattr(flow_attack, "load_raft", lambda: loaded.append(Difference()) or loaded[-1])
+    attack = FlowPGD(eps=8 / 255, steps=2, restarts=2, flow="raft", early_stop=False)
+    for _ in range(2):
+        found = attack(ConvNet().double(), textured(), LABELS)
+    assert len(loaded) == 1
+    plain = replace(attack, share=0.0)(ConvNet().double(), textured(), LABELS)
+    assert not torch.equal(found.clip.video, plain.clip.video)
+    assert attack == FlowPGD(eps=8 / 255, steps=2, restarts=2, flow="raft", early_stop=False)
 
 
 def test_one_frame_has_no_flow() -> None:

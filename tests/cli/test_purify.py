@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from robustvideo.cli import app
+from robustvideo.clip import Clip
 from robustvideo.data import load_data, read_lossless, write_lossless
 from robustvideo.models import load_model
 from robustvideo.purification import Defended, load_defense
@@ -47,6 +48,32 @@ def test_windows_are_the_user_s_choice(film: Path, tmp_path: Path) -> None:
         invoke("purify", str(film), "--defense", "median", "--out", str(tmp_path / f"{name}.mkv"), *extra)
         outs.append(read_lossless(tmp_path / f"{name}.mkv").video)
     assert torch.equal(*outs)
+
+
+def test_the_sound_stays(film: Path, tmp_path: Path) -> None:
+    silent = read_lossless(film)
+    random = torch.Generator().manual_seed(0)
+    sound = torch.randint(-32768, 32768, (1, 2, silent.frames * 1000), generator=random).float() / 32768
+    heard = Clip(silent.video, sound, 12_000)
+    write_lossless(tmp_path / "heard.mkv", heard, fps=12)
+    for window in ("0", "6"):
+        out = tmp_path / f"{window}.mkv"
+        invoke("purify", str(tmp_path / "heard.mkv"), "--defense", "median", "--window", window, "--out", str(out))
+        written = read_lossless(out)
+        assert written.sample_rate == 12_000
+        kept = written.signal("audio")
+        assert 0 <= sound.shape[2] - kept.shape[2] <= 24  # a container's clock is in milliseconds
+        assert torch.equal(kept, sound[..., : kept.shape[2]])
+    invoke("purify", str(film), "--defense", "median", "--out", str(tmp_path / "silent.mkv"))
+    assert read_lossless(tmp_path / "silent.mkv").audio is None
+
+
+def test_a_purifier_that_votes_says_which_vote_is_written(film: Path, tmp_path: Path) -> None:
+    defense = "videopure(steps=2, flow=none)"
+    said = invoke("purify", str(film), "--defense", defense, "--out", str(tmp_path / "out.mkv"))
+    assert "candidate=1" in said
+    expected = purify_video(load_defense("videopure(steps=2, flow=none, candidate=1)"), read_lossless(film))
+    assert torch.equal(read_lossless(tmp_path / "out.mkv").video, expected.video)
 
 
 def test_bad_input_is_one_sentence(film: Path, tmp_path: Path) -> None:

@@ -156,6 +156,20 @@ def test_a_suite_hands_its_seed_to_its_defences() -> None:
             make_suite({**base, "defenses": wrong}, "suite").build_defenses()
 
 
+def test_defences_by_one_diffusion_model_hold_it_once(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from robustvideo.purification import diffusion_purifier
+
+    loaded = []
+    load = diffusion_purifier.load_diffusion
+    monkeypatch.setattr(diffusion_purifier, "load_diffusion", lambda *given: loaded.append(given) or load(*given))
+    defenses = ["diffpure_ddim(steps=2)", "videopure(steps=1, flow=none)", "ddim_inversion(steps=1, precision=bf16)"]
+    together = run(model, tmp_path / "all", defenses, ["noise"])
+    assert loaded == [("embedded:kinetic", "fp32"), ("embedded:kinetic", "bf16")]
+    assert of(run(model, tmp_path / "one", defenses[1:2], ["noise"]), defenses[1]) == of(together, defenses[1])
+
+
 def test_nothing_of_a_defence_stays_on_the_model(model: Any, tmp_path: Path) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     run(model, tmp_path / "run", DEFENSES, ["pgd(eps=4/255, steps=2)"])

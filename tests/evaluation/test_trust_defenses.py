@@ -187,6 +187,25 @@ def test_the_other_gradient_of_a_purifier_is_tried() -> None:
     assert check.number > 0
 
 
+@dataclass(frozen=True)
+class Handed(Turned):
+    """Works with a network that only its user has."""
+
+    def network(self) -> nn.Module:
+        raise AssertionError("there is a network, and it is another one")
+
+    def once(self, clip: Clip, seeds: Sequence[int], network: nn.Module | None) -> Sequence[Clip]:
+        assert network is not None
+        return (clip.with_signal("video", network(clip.video.rot90(1, (3, 4)))),)
+
+
+@pytest.mark.parametrize("mode", ["exact", "bpda"])
+def test_the_other_gradient_is_that_of_the_purifier_s_own_network(mode: Gradient) -> None:
+    found = subject(Defended(Unturned(), Handed(gradient=mode), nn.Identity()))
+    loaded = subject(Defended(Unturned(), Turned(gradient=mode)))
+    assert substitution(found, found.run()).number == substitution(loaded, loaded.run()).number
+
+
 def test_a_purifier_without_a_gradient_is_judged_by_its_stand_in() -> None:
     found = subject(Defended(network(), load_defense("bit_depth(bits=6)")))
     check = substitution(found, found.run())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustvideo.flow.optical_flow import on_grid, optical_flow, raft_flow
+from robustvideo.flow.optical_flow import load_raft, on_grid, optical_flow, raft_flow
 
 
 def textures(x: int, y: int, frames: int = 3, side: int = 64) -> Tensor:
@@ -61,12 +61,37 @@ def test_small_frames_are_enlarged_for_raft_and_its_flow_scaled_back() -> None:
     video = textures(1, 0)
     flow = optical_flow(video, "raft", network)
     first, _ = network.pairs[0]
-    assert first.shape == (1, 3, 128, 128)
+    assert first.shape == (2, 3, 128, 128)
     assert first.min() < -0.5
     assert torch.allclose(flow[:, 0], torch.tensor(1.0))
     assert not flow[:, 1].any()
     assert raft_flow(torch.rand(1, 3, 130, 200), torch.rand(1, 3, 130, 200), network).shape == (1, 2, 130, 200)
     assert network.pairs[-1][0].shape[2:] == (136, 200)
+
+
+class Shifted(Seen):
+    """Answers with what tells a pair from any other."""
+
+    def forward(self, first: Tensor, second: Tensor, num_flow_updates: int) -> list[Tensor]:
+        self.pairs.append((first, second))
+        return [torch.stack([first[:, 0], 2 * second[:, 1]], 1)] * num_flow_updates
+
+
+@pytest.mark.parametrize(("side", "frames", "calls"), [(64, 32, [62]), (256, 10, [16, 2]), (1040, 3, [1] * 4)])
+def test_raft_gets_as_many_pairs_at_once_as_fit(side: int, frames: int, calls: list[int]) -> None:
+    network = Shifted()
+    video = torch.rand(2, 3, frames, side, side, generator=torch.Generator().manual_seed(0))
+    flow = optical_flow(video, "raft", network)
+    assert [len(first) for first, _ in network.pairs] == calls
+    alone = [raft_flow(video[:, :, t], video[:, :, t + 1], network) for t in range(frames - 1)]
+    assert torch.allclose(flow, torch.stack(alone, 2), atol=1e-5)
+
+
+def test_raft_is_loaded_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchvision.models.optical_flow.raft_large", lambda **options: Seen().train())
+    network = load_raft()
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert not network.training
 
 
 def test_torchvision_s_raft_is_called_as_it_wants_to_be() -> None:

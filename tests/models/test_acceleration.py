@@ -268,6 +268,10 @@ class Viewing(Model):
     def head(self, features: Tensor) -> Tensor:
         return self.linear(features).mean(1)
 
+    def reconstruct(self, clip: Clip) -> tuple[Tensor, Tensor]:
+        rows = self.block(clip.video).view(len(clip), -1)
+        return rows[:, None, :3], rows.square().mean(1)
+
     def forward(self, clip: Clip) -> Tensor:
         maps = self.block(clip.video)
         return (
@@ -293,6 +297,9 @@ def test_code_that_needs_the_usual_layout_gets_it(precision: str) -> None:
                 assert F.cosine_similarity(found.flatten(), expected.flatten(), 0) > 0.99
     expected = gradient(model, lambda n, x: n.head(n.encode_frames(x[:, :, 0])[:, None]))
     found = gradient(gradient_twin(model, "fp32"), lambda n, x: n.head(n.encode_frames(x[:, :, 0])[:, None]))
+    assert relative_error(found, expected) < 1e-5
+    expected = gradient(model, lambda n, x: n.reconstruct(Clip(x))[1][:, None])
+    found = gradient(gradient_twin(model, "fp32"), lambda n, x: n.reconstruct(Clip(x))[1][:, None])
     assert relative_error(found, expected) < 1e-5
 
 

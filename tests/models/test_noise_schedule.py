@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import exp
+from math import exp, log
 
 import pytest
 import torch
@@ -67,6 +67,14 @@ def test_coarser_steps_keep_the_ends() -> None:
 def test_a_level_without_noise_below_has_a_finite_weight() -> None:
     (step,) = NoiseSchedule(final_is_one=True).chain([21])
     assert step.log_variance == pytest.approx(torch.tensor(1 - step.upper).log().item(), rel=1e-5)
+
+
+def test_timestep_0_weighs_the_same_whichever_way_the_schedule_ends() -> None:
+    """Where it ends at abar_0 the step changes nothing, and its variance is 0."""
+    (still,) = NoiseSchedule(offset=0).steps(50, 1)
+    (free,) = NoiseSchedule(offset=0, final_is_one=True).steps(50, 1)
+    assert still.lower == still.upper == free.upper
+    assert still.log_variance == free.log_variance == pytest.approx(log(1 - still.upper))
 
 
 @pytest.mark.parametrize(("grid", "count"), [(0, 1), (50, 0), (50, 51), (1001, 1)])

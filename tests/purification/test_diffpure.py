@@ -28,7 +28,7 @@ def test_an_oracle_of_the_noise_leaves_that_of_the_last_level() -> None:
     network = known(lambda state, t: noise)
     diffusion = network["diffusion"]
     assert isinstance(diffusion, Diffusion)
-    passage = DiffPureDDIM().passage(diffusion, clip, seeds, network)
+    passage = DiffPureDDIM().passage(diffusion, clip, seeds, network, recorded=True)
     assert torch.allclose(passage.candidates[0], sqrt(LAST) * source + sqrt(1 - LAST) * noise, atol=1e-12)
     assert torch.allclose(passage.deviation, torch.zeros(2, dtype=torch.float64), atol=1e-24)
     assert diffusion.network.asked == [101, 81, 61, 41, 21, 1]

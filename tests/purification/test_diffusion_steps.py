@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from math import sqrt
+from typing import Any
 
 import pytest
 import torch
-from diffusing import SCHEDULE, latents
-from torch import Tensor
+from diffusing import SCHEDULE, Tiny, a_video, latents
+from torch import Tensor, nn
 
+from robustvideo.errors import InputError
 from robustvideo.models.noise_schedule import NoiseSchedule
+from robustvideo.purification.ddim_inversion import DDIMInversion
+from robustvideo.purification.diffpure import DiffPureDDIM, DiffPureDDPM
+from robustvideo.purification.diffusion_model import Diffusion, Pixels
 from robustvideo.purification.diffusion_steps import as_noise, moved, noised, of_one_frame, posterior, predicted_clean
+from robustvideo.purification.videopure import VideoPure
 
 CONFIG = {
     "beta_schedule": "scaled_linear",
@@ -54,6 +60,29 @@ def test_ddpm_is_diffusers_ddpm() -> None:
         if step.t == 1:  # diffusers goes on to timestep 0, whose level is the one below
             assert step.lower == SCHEDULE.levels()[0]
         assert torch.allclose(mean + sqrt(variance) * fresh, found, atol=1e-5)
+
+
+def test_a_prediction_of_the_sample_says_nothing_of_noise_that_is_not_there() -> None:
+    state, output = draw(0), draw(1)
+    assert torch.equal(as_noise(output, state, 1, "epsilon"), output)
+    assert torch.equal(as_noise(output, state, 1, "v_prediction"), output)
+    with pytest.raises(InputError, match="cannot be inverted"):
+        as_noise(output, state, 1, "sample")
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("final_is_one", [False, True])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_every_schedule_purifies_or_says_in_a_sentence_why_not(kind: Any, final_is_one: bool, offset: int) -> None:
+    schedule = NoiseSchedule(prediction=kind, final_is_one=final_is_one, offset=offset)
+    network = nn.ModuleDict({"diffusion": Diffusion(Tiny(), Pixels(1), schedule)})
+    for purifier in (DDIMInversion(), VideoPure(flow=None), DiffPureDDIM(), DiffPureDDPM(steps=5)):
+        with torch.no_grad():
+            if kind == "sample" and final_is_one and isinstance(purifier, DDIMInversion | VideoPure):
+                with pytest.raises(InputError, match="cannot be inverted"):
+                    purifier.purify(a_video(), [0, 1], network)
+            else:
+                assert all(vote.video.isfinite().all() for vote in purifier.purify(a_video(), [0, 1], network))
 
 
 def test_up_and_down_with_the_same_noise_returns() -> None:

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from alive import Alive
 from diffusing import SpaceToDepth, Tiny, a_video, networks
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 from toys import ConvNet
 
 from robustvideo.attacks import load_attack
@@ -101,14 +100,18 @@ class Wide(nn.Module):
         return inner
 
 
-@pytest.mark.parametrize(
+in_any_number_of_steps = pytest.mark.parametrize(
     "made",
     [
         lambda steps: DDIMInversion(steps=steps),
         lambda steps: DiffPureDDPM(steps=steps),
         lambda steps: VideoPure(steps=steps, flow=None, candidate=0),
     ],
+    ids=["ddim_inversion", "diffpure_ddpm", "videopure"],
 )
+
+
+@in_any_number_of_steps
 def test_memory_does_not_follow_the_number_of_steps(made: Callable[[int], Purifier]) -> None:
     """The most tensors of a clip's size that are alive at once, forwards and backwards."""
     clip = a_video()
@@ -126,23 +129,17 @@ def test_memory_does_not_follow_the_number_of_steps(made: Callable[[int], Purifi
     assert many - few <= 5 * (12 - 3)  # a few states per step
 
 
-class Alive(TorchDispatchMode):
-    """Counts the tensors of at least so many bytes that operations made and nobody has let go yet."""
+@in_any_number_of_steps
+def test_without_a_gradient_nothing_is_kept_of_a_step(made: Callable[[int], Purifier]) -> None:
+    clip = a_video()
+    network = networks(Tiny())
 
-    def __init__(self, size: int):
-        super().__init__()
-        self.size = size
-        self.known: dict[int, StorageWeakRef] = {}
-        self.most = 0
+    def held(steps: int) -> int:
+        with torch.no_grad(), Alive(clip.video.untyped_storage().nbytes()) as alive:
+            made(steps).purify(clip, [0, 1], network)
+        return alive.most
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, tuple | list) else (made,):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage().nbytes() >= self.size:
-                self.known[tensor.untyped_storage().data_ptr()] = StorageWeakRef(tensor.untyped_storage())
-        self.known = {place: storage for place, storage in self.known.items() if not storage.expired()}
-        self.most = max(self.most, len(self.known))
-        return made
+    assert held(3) == held(30)
 
 
 @everyone

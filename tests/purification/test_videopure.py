@@ -27,7 +27,7 @@ def passed(purifier: VideoPure, clip: Clip, network: nn.ModuleDict) -> Passage:
     diffusion = network["diffusion"]
     assert isinstance(diffusion, Diffusion)
     with torch.no_grad():
-        return purifier.passage(diffusion, clip, [0] * len(clip), network)
+        return purifier.passage(diffusion, clip, [0] * len(clip), network, recorded=True)
 
 
 def unguided(clip: Clip, network: nn.ModuleDict, **options: Any) -> tuple[Tensor, ...]:
@@ -175,6 +175,17 @@ def test_fewer_steps_are_a_surrogate_that_keeps_the_ends() -> None:
     stand_in = VideoPure(gradient="surrogate", strength=3).stand_in()
     assert stand_in == VideoPure(substeps=3, strength=3)
     assert VideoPure(gradient="bpda").stand_in() is None
+
+
+@pytest.mark.parametrize(
+    ("candidate", "substeps", "answered"), [(0, None, 0), (1, None, None), (6, None, None), (2, 3, 2), (4, 4, None)]
+)
+def test_the_surrogate_of_one_prediction_votes_with_all_of_its_own(
+    candidate: int, substeps: int | None, answered: int | None
+) -> None:
+    """Unless the number means the same in both: the end, or in as many steps."""
+    purifier = VideoPure(candidate=candidate, substeps=substeps, gradient="surrogate")
+    assert purifier.stand_in() == VideoPure(substeps=3, candidate=answered)
 
 
 def test_without_noise_and_guidance_the_surrogate_is_the_purifier() -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from purifiers import Jitter, Sudden
+from alive import Alive
+from diffusing import known, rugged
+from purifiers import Identity, Jitter, Sudden
+from torch import nn
 
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError
 from robustvideo.purification import load_defense
+from robustvideo.purification.videopure import VideoPure
 from robustvideo.purification.windows import purify_in_windows, purify_video
 
 
@@ -54,6 +58,44 @@ def test_a_purified_video_is_what_a_file_holds() -> None:
     assert torch.equal(video, (video * 255).round() / 255)
     with pytest.raises(InputError, match="must lie in"):
         purify_video(load_defense("median"), Clip(torch.full((1, 3, 2, 8, 8), 2.0)))
+
+
+class Known(VideoPure):
+    """VideoPure on a network known on paper."""
+
+    def network(self) -> nn.Module:
+        return known(rugged)
+
+
+def test_of_a_purifier_that_votes_the_middle_prediction_is_written() -> None:
+    clip = long(9)
+    votes = Known(flow=None).purify(clip, [0], known(rugged))
+    written = purify_video(Known(flow=None), clip).video
+    assert torch.equal(written, (votes[3].video * 255).round() / 255)
+    assert not torch.equal(written, (votes[6].video * 255).round() / 255)
+    assert Known(flow=None, candidate=0).single().candidate == 0
+    assert [VideoPure(substeps=n).single().candidate for n in (1, 2, 3)] == [1, 1, 2]
+    assert load_defense("diffpure_ddim(votes=3)").single() == load_defense("diffpure_ddim")
+
+
+def test_a_long_video_is_held_once_whatever_the_votes() -> None:
+    clip = long(64)
+    with Alive(clip.video.untyped_storage().nbytes()) as alive:
+        purify_video(Known(flow=None), clip)
+    assert alive.most <= 3  # the check of its range, then the blend, rounded, and the answer
+
+
+@pytest.mark.parametrize(("window", "seen"), [(None, [16, 16, 16]), (0, [40]), (20, [20, 20, 20])])
+def test_diffusion_takes_16_frames_at_once_unless_told_otherwise(
+    window: int | None, seen: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: list[int] = []
+    done: list[int] = []
+    monkeypatch.setattr(Identity, "once", lambda self, clip, seeds, network: (lengths.append(clip.frames), (clip,))[1])
+    monkeypatch.setattr(Identity, "window", VideoPure().window)
+    purify_video(Identity(), long(40), window=window, advance=lambda units, note: done.append(units))
+    assert lengths == seen
+    assert (sum(done), len(done)) == (40, len(seen))
 
 
 @pytest.mark.parametrize(("window", "overlap"), [(4, 4), (4, -1)])

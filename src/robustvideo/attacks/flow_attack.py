@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -103,11 +104,12 @@ class FlowPGD(PGD):
             raise unknown("flow with a gradient:", str(self.flow), DIFFERENTIABLE)
 
     def objective(self) -> Objective:
-        return BesideFlow(self._flow())
+        return BesideFlow(self._flow)
 
     def estimator(self) -> GradientEstimator:
-        return ClassAndFlow(super().estimator(), self._flow(), self.share)
+        return ClassAndFlow(super().estimator(), self._flow, self.share)
 
+    @cached_property
     def _flow(self) -> FlowOf:
         return FlowOf(self.flow, load_raft() if self.flow == "raft" else None)
 

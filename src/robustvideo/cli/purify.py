@@ -16,23 +16,29 @@ def purify(
         int | None, typer.Option(min=1, help="Crop and resize to this side first. Default: as stored.")
     ] = None,
     window: Annotated[
-        int | None, typer.Option(min=1, help="Purify so many frames at once. Default: what the purifier takes.")
+        int | None,
+        typer.Option(
+            min=0, help="Purify so many frames at once; 0: the whole video. Default: 16 by diffusion, else the whole."
+        ),
     ] = None,
     overlap: Annotated[
         int | None, typer.Option(min=0, help="Frames that neighbouring windows share and blend. Default: a quarter.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
 ) -> None:
-    """Purify every frame of one video, and write the result losslessly.
+    """Purify every frame of one video, and write the result losslessly, its sound beside it.
 
-    A long video is purified in overlapping windows that fade into each other, where the purifier takes only so many
-    frames at once or `--window` says so. Of a purifier that votes, the last vote is written.
+    A purifier by diffusion, or any with `--window`, takes a long video in overlapping windows that fade into each
+    other: memory then follows the window. Of a purifier that votes, one vote is written: of `videopure` the middle
+    prediction, which in the paper is the best alone (its `candidate=` says which), else the first.
 
     **Examples**
 
     `robustvideo purify in.mp4 --defense 'jpeg(quality=50)' --out purified.mkv`
 
     `robustvideo purify in.mp4 --defense 'median(size=3, temporal=true)' --window 64 --out purified.mkv`
+
+    `robustvideo purify in.mp4 --defense 'videopure(precision=bf16)' --window 32 --out purified.mkv`
     """
     from robustvideo.cli.device import resolve
     from robustvideo.data import write_lossless
@@ -40,13 +46,18 @@ def purify(
     from robustvideo.data.picture import Picture
     from robustvideo.data.reading import Reading, read_clip
     from robustvideo.data.sampling import Sampling
+    from robustvideo.data.sound import Sound
     from robustvideo.progress import track
     from robustvideo.purification import load_defense
     from robustvideo.purification.windows import purify_video
 
-    purifier = load_defense(defense)
+    purifier = load_defense(defense).single()
     facts = probe(video)
-    clip = read_clip(video, Reading(Sampling(frames=facts.frames, stride=1), Picture(size=size))).clip(video.name)
+    sound = Sound()
+    if facts.audio_rate is not None:
+        sound = Sound(True, facts.audio_rate, min(2, facts.audio_channels), facts.duration)
+    reading = Reading(Sampling(frames=facts.frames, stride=1), Picture(size=size), sound)
+    clip = read_clip(video, reading).clip(video.name)
     with track(purifier.spec, clip.frames) as advance:
         purified = purify_video(purifier, clip.to(resolve(device)), window=window, overlap=overlap, advance=advance)
     write_lossless(out, purified.to("cpu"), fps=facts.fps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import torch
@@ -95,10 +95,7 @@ def evaluate(
         data = load_data(data, labels=model.labels)
     if len(data) == 0:
         raise InputError(f"The data set {data.spec} has no clips.")
-    defended = {
-        NO_DEFENSE if purifier is None else purifier.spec: model if purifier is None else Defended(model, purifier)
-        for purifier in defenses
-    }
+    defended = _behind(model, defenses)
     if len(defended) < max(len(defenses), 1):
         raise InputError("Name at least one defence, none of them twice (None is the model as it is).")
     configuration = {
@@ -200,6 +197,20 @@ def evaluate_suite(
             )
         )
     return runs
+
+
+def _behind(model: Model, defenses: Sequence[Purifier | None]) -> dict[str, Model]:
+    """Name -> the model behind each purifier, in their order; purifiers that can share a network hold it once."""
+    models: dict[str, Model] = {}
+    holders: dict[Hashable, Defended] = {}
+    for purifier in defenses:
+        if purifier is None:
+            models[NO_DEFENSE] = model
+            continue
+        holder = holders.get(purifier.weights)
+        shared = None if holder is None else holder.shared_with(purifier)
+        holders[purifier.weights] = models[purifier.spec] = Defended(model, purifier, shared)
+    return models
 
 
 def _batch_of(item: str) -> int:

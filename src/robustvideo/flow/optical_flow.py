@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -17,10 +18,11 @@ DIFFERENTIABLE: tuple[FlowSource, ...] = ("raft", "horn_schunck")
 
 _LEAST = 128  # pixels a side, of torchvision's RAFT
 _UPDATES = 10  # refinements, as VideoPure's code runs RAFT
+_AT_ONCE = 16 * 256 * 256  # pixels of first frames that RAFT gets at once: its memory does not follow the clip
 
 
 def load_raft() -> nn.Module:
-    """torchvision's RAFT with the weights of FlyingThings, in evaluation mode; downloaded by torchvision.
+    """torchvision's RAFT with the weights of FlyingThings, frozen, in evaluation mode; downloaded by torchvision.
 
     Raises:
         InputError: the weights cannot be had.
@@ -28,9 +30,10 @@ def load_raft() -> nn.Module:
     from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
 
     try:
-        return raft_large(weights=Raft_Large_Weights.C_T_V2, progress=False).eval()  # type: ignore[no-any-return]
+        network: nn.Module = raft_large(weights=Raft_Large_Weights.C_T_V2, progress=False)
     except (OSError, RuntimeError) as error:
         raise InputError(f"RAFT's weights cannot be downloaded ({error}): take flow=dis or flow=none.") from error
+    return network.eval().requires_grad_(False)
 
 
 @torch.no_grad()
@@ -64,9 +67,11 @@ def differentiable_flow(video: Tensor, source: FlowSource, network: nn.Module | 
     if source == "horn_schunck":
         return horn_schunck_flow(video)
     assert network is not None, "who wants RAFT loads it"
-    frames = video.shape[2]
-    flows = [raft_flow(video[:, :, t], video[:, :, t + 1], network) for t in range(frames - 1)]
-    return torch.stack(flows, 2)
+    first, second = (part.transpose(1, 2).flatten(0, 1) for part in (video[:, :, :-1], video[:, :, 1:]))
+    pairs = max(1, _AT_ONCE // math.prod(_raft_size(*video.shape[3:])))
+    parts = zip(torch.split(first, pairs), torch.split(second, pairs), strict=True)
+    flow = torch.cat([raft_flow(*pair, network) for pair in parts])
+    return flow.view(len(video), -1, *flow.shape[1:]).transpose(1, 2)
 
 
 def raft_flow(first: Tensor, second: Tensor, network: nn.Module) -> Tensor:
@@ -76,12 +81,16 @@ def raft_flow(first: Tensor, second: Tensor, network: nn.Module) -> Tensor:
     multiples of 8 where they are not; the flow is scaled back.
     """
     height, width = first.shape[2:]
-    scale = max(1.0, _LEAST / min(height, width))
-    size = [-(-round(side * scale) // 8) * 8 for side in (height, width)]
+    size = _raft_size(height, width)
     weight = next(network.parameters()).dtype
     pair = [F.interpolate((2 * p - 1).to(weight), size, mode="bilinear", align_corners=False) for p in (first, second)]
     flow: Tensor = network(*pair, num_flow_updates=_UPDATES)[-1]
     return on_grid(flow[:, :, None], height, width)[:, :, 0].to(first.dtype)
+
+
+def _raft_size(height: int, width: int) -> list[int]:
+    scale = max(1.0, _LEAST / min(height, width))
+    return [-(-round(side * scale) // 8) * 8 for side in (height, width)]
 
 
 def on_grid(flow: Tensor, height: int, width: int) -> Tensor:

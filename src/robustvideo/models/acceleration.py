@@ -24,7 +24,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 M = TypeVar("M", bound=nn.Module)
 
 _CASTS = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_ENTRIES = ("forward", "route", "features", "fuse", "encode_frames", "head", "votes")
+_ENTRIES = ("forward", "route", "features", "fuse", "encode_frames", "head", "votes", "reconstruct")
 """How a model is called: as a whole, or by one of its abilities."""
 
 

@@ -36,11 +36,14 @@ class Step:
     def log_variance(self) -> float:
         """Log of the posterior variance ``(1 - abar_p) / (1 - abar_t) * (1 - abar_t / abar_p)``; below 0.
 
-        Where the level below is free of noise that variance is 0; there it is the log of ``1 - abar_t``, DDPM's upper
-        bound.
+        At the lowest timestep it may be 0: above a level that is free of noise, and at timestep 0 of a schedule that
+        ends at abar_0 itself (diffusers' ``steps_offset=0, set_alpha_to_one=False``). In both it is the log of
+        ``1 - abar_t``: DDPM's upper bound for a step to no noise at all, and so the same whichever way a schedule ends.
+        (diffusers' DDPM clips the variance to 1e-20, whose log would be six times that of any other step.)
         """
-        share = (1 - self.lower) / (1 - self.upper) if self.lower < 1 else 1.0
-        return math.log(share * (1 - self.upper / self.lower))
+        if self.lower == 1 or self.lower <= self.upper:
+            return math.log(1 - self.upper)
+        return math.log((1 - self.lower) / (1 - self.upper) * (1 - self.upper / self.lower))
 
 
 @dataclass(frozen=True)

@@ -27,18 +27,23 @@ class DDIMInversion(DiffusionPurifier):
         model, steps, grid, substeps, precision: see the base.
     """
 
-    def passage(self, diffusion: Diffusion, clip: Clip, seeds: Sequence[int], network: nn.ModuleDict) -> Passage:
+    def passage(
+        self, diffusion: Diffusion, clip: Clip, seeds: Sequence[int], network: nn.ModuleDict, recorded: bool = False
+    ) -> Passage:
         source = diffusion.encode(clip.video)
         steps = self.taken(diffusion.schedule)
-        way = inverted(diffusion, source, steps)
+        way = inverted(diffusion, source, steps, recorded=recorded)
         state, states = way[-1], []
         for step in steps:
             state = recomputed(denoised, diffusion, state, step)
-            states.append(state)
+            if recorded:
+                states.append(state)
         return Passage((state,), tuple(states), tuple(way[-2::-1]))
 
 
-def inverted(diffusion: Diffusion, source: Tensor, steps: Sequence[Step], frame: int | None = None) -> list[Tensor]:
+def inverted(
+    diffusion: Diffusion, source: Tensor, steps: Sequence[Step], frame: int | None = None, recorded: bool = True
+) -> list[Tensor]:
     """The states of the way up, the latents of the clip first.
 
     Args:
@@ -46,6 +51,7 @@ def inverted(diffusion: Diffusion, source: Tensor, steps: Sequence[Step], frame:
         source: (B, c, T, h, w) latents of the clip, taken for a state at the level below the lowest step.
         steps: from the highest down.
         frame: whose noise all frames get (temporal DDIM inversion, eq. 11). Default: each its own.
+        recorded: False returns the top alone, and holds no other.
     """
 
     def risen(state: Tensor, step: Step) -> Tensor:
@@ -54,7 +60,8 @@ def inverted(diffusion: Diffusion, source: Tensor, steps: Sequence[Step], frame:
 
     way = [source]
     for step in reversed(steps):
-        way.append(recomputed(risen, way[-1], step))
+        state = recomputed(risen, way[-1], step)
+        way = [*way, state] if recorded else [state]
     return way
 
 

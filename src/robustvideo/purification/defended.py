@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError
 from robustvideo.model import Model, device_of
+from robustvideo.purification.diffusion_model import Diffusion
 from robustvideo.purification.diffusion_purifier import DiffusionPurifier
 from robustvideo.purification.purifier import Purifier
 from robustvideo.purification.recomputation import recomputed
@@ -41,7 +42,8 @@ class Defended(Model):
     the verdict is still the defended one's; to keep that from an attack as well, craft the clips on the undefended
     model (``transfer_from`` of a suite).
 
-    A pass that an attack counts is one of this model, of every vote of it; ``passes`` counts the purifications.
+    A pass that an attack counts is one of this model, of every vote of it; ``passes`` counts the purifications, and
+    `diffusion_passes` what they cost.
 
     Args:
         model: the model to defend.
@@ -62,16 +64,29 @@ class Defended(Model):
         network = purifier.network() if network is None else network
         self.network = None if network is None else network.to(device_of(model))
         stand_in = None if purifier.gradient in (None, "exact") else purifier.stand_in()
-        shared = self.network if stand_in is not None and stand_in.weights == purifier.weights else None
-        self.surrogate = None if stand_in is None else Defended(model, stand_in, shared)
+        self.surrogate = None if stand_in is None else Defended(model, stand_in, self.shared_with(stand_in))
         self.passes = PassCounter()
         self.labels, self.sample_rate = model.labels, model.sample_rate
         self.frames, self.size = model.frames, model.size
+
+    def shared_with(self, other: Purifier) -> nn.Module | None:
+        """This purifier's network for another one that can work with it; None where it cannot."""
+        if self.network is None or other.weights != self.purifier.weights:
+            return None
+        return other.sharing(self.network)
 
     @property
     def gradient_mode(self) -> str:
         """How gradients pass the purifier: none, bpda, exact or surrogate."""
         return self.purifier.gradient or "none"
+
+    @property
+    def diffusion_passes(self) -> int:
+        """Passes of one clip through a diffusion network so far: 12 per purification by VideoPure; 0 without a network.
+
+        Those that a backward pass runs again count again. Several defended models that share a network count together.
+        """
+        return sum(module.calls.clips for module in self.modules() if isinstance(module, Diffusion))
 
     @property
     def separate(self) -> dict[str, Model]:

@@ -27,7 +27,9 @@ class DiffPure(DiffusionPurifier):
     def random(self) -> bool:
         return True
 
-    def passage(self, diffusion: Diffusion, clip: Clip, seeds: Sequence[int], network: nn.ModuleDict) -> Passage:
+    def passage(
+        self, diffusion: Diffusion, clip: Clip, seeds: Sequence[int], network: nn.ModuleDict, recorded: bool = False
+    ) -> Passage:
         source = diffusion.encode(clip.video)
         steps = self.taken(diffusion.schedule)
         drawn = _drawn(source, seeds, "start")
@@ -35,8 +37,9 @@ class DiffPure(DiffusionPurifier):
         states, references = [], []
         for step in steps:
             state = recomputed(self.denoised, diffusion, state, step, tuple(seeds))
-            states.append(state)
-            references.append(noised(source.detach(), drawn, step.lower))
+            if recorded:
+                states.append(state)
+                references.append(noised(source.detach(), drawn, step.lower))
         return Passage((state,), tuple(states), tuple(references))
 
     @abstractmethod

@@ -84,10 +84,12 @@ class CallCounter:
 
     Attributes:
         batches: forward passes of a batch so far; those that a backward pass runs again are counted again.
+        clips: the same, each pass as often as there are clips in its batch.
     """
 
     def __init__(self) -> None:
         self.batches = 0
+        self.clips = 0
 
     def __deepcopy__(self, memo: object) -> CallCounter:
         return self
@@ -144,6 +146,7 @@ class Diffusion(nn.Module):
             level: abar of the state. Default: that of the timestep.
         """
         self.calls.batches += 1
+        self.calls.clips += len(state)
         timesteps = torch.full((len(state),), step.t, device=state.device)
         with self._autocast(state):
             output = self.network(state.to(dtype_of(self.network, state.dtype)), timesteps).to(state.dtype)

@@ -21,6 +21,9 @@ from robustvideo.threat.box import into_box
 _FEW = 3
 """Steps of the surrogate that stands in where none is named (Lee and Kim 2023: fewer, larger steps)."""
 
+_WINDOW = 16
+"""Frames at once: a network of videos is trained on about as many, and its memory grows with them."""
+
 
 @dataclass(frozen=True, eq=False)
 class Passage:
@@ -28,13 +31,14 @@ class Passage:
 
     Attributes:
         candidates: latents (B, c, T, h, w), each to be decoded to one answer.
-        states: the states of the way down, below the top.
-        references: what the way up was at the same levels; the latents of the clip at the end. Detached.
+        states: the states of the way down, below the top; none unless it was recorded.
+        references: what the way up was at the same levels; the latents of the clip at the end. Detached. None unless it
+            was recorded.
     """
 
     candidates: tuple[Tensor, ...]
-    states: tuple[Tensor, ...]
-    references: tuple[Tensor, ...]
+    states: tuple[Tensor, ...] = ()
+    references: tuple[Tensor, ...] = ()
 
     @property
     def deviation(self) -> Tensor:
@@ -86,13 +90,25 @@ class DiffusionPurifier(Purifier):
         return nn.ModuleDict({"diffusion": load_diffusion(self.model, self.precision)})
 
     @property
+    def window(self) -> int | None:
+        return _WINDOW
+
+    @property
     def weights(self) -> Hashable:
         return self.model, self.precision
+
+    def sharing(self, network: nn.Module) -> nn.Module:
+        assert isinstance(network, nn.ModuleDict), "what network() returned"
+        return nn.ModuleDict({"diffusion": network["diffusion"]})
 
     def stand_in(self) -> Purifier | None:
         if self.gradient != "surrogate" or self.surrogate is not None:
             return self.surrogate
-        return replace(self, gradient="exact", substeps=min(_FEW, self.substeps or self.steps))
+        return self.shortened(min(_FEW, self.substeps or self.steps))
+
+    def shortened(self, count: int) -> DiffusionPurifier:
+        """The same purifier in ``count`` steps, with its exact gradient."""
+        return replace(self, gradient="exact", substeps=count)
 
     def taken(self, schedule: NoiseSchedule) -> tuple[Step, ...]:
         """The steps of a purification, from the highest down."""
@@ -100,27 +116,41 @@ class DiffusionPurifier(Purifier):
         return steps if self.substeps is None else schedule.chain(coarser(steps, self.substeps))
 
     def once(self, clip: Clip, seeds: Sequence[int], network: nn.Module | None) -> Sequence[Clip]:
-        return self.traced(clip, seeds, network)[0]
+        return self.traced(clip, seeds, network, recorded=False)[0]
 
     def reconstructed(
         self, clip: Clip, seeds: Sequence[int], network: nn.Module | None
     ) -> tuple[tuple[Clip, ...], Tensor]:
         """What `purify` returns, and the mean deviation (B,) of its passages (`Passage.deviation`)."""
         inside = clip.with_signal("video", into_box(clip.video))
-        runs = [self.traced(inside, own, network) for own in self.seeds_of_votes(seeds)]
-        answers = tuple(answer for found, _ in runs for answer in found)
-        return answers, torch.stack([passage.deviation for _, passage in runs]).mean(0)
+        answers: list[Clip] = []
+        deviations = []
+        for own in self.seeds_of_votes(seeds):
+            found, passage = self.traced(inside, own, network)
+            answers += found
+            deviations.append(passage.deviation)
+        return tuple(answers), torch.stack(deviations).mean(0)
 
-    def traced(self, clip: Clip, seeds: Sequence[int], network: nn.Module | None) -> tuple[tuple[Clip, ...], Passage]:
-        """One purification of clips in [0, 1], and what happened in it; see `Purifier.purify`."""
+    def traced(
+        self, clip: Clip, seeds: Sequence[int], network: nn.Module | None, recorded: bool = True
+    ) -> tuple[tuple[Clip, ...], Passage]:
+        """One purification of clips in [0, 1], and what happened in it; see `Purifier.purify` and `passage`."""
         network = self.network() if network is None else network
         assert isinstance(network, nn.ModuleDict), "what network() returned"
         diffusion = network["diffusion"]
         assert isinstance(diffusion, Diffusion)
-        passage = self.passage(diffusion, clip, seeds, network)
+        passage = self.passage(diffusion, clip, seeds, network, recorded)
         videos = (diffusion.decode(latents, clip.video) for latents in passage.candidates)
         return tuple(clip.with_signal("video", video) for video in videos), passage
 
     @abstractmethod
-    def passage(self, diffusion: Diffusion, clip: Clip, seeds: Sequence[int], network: nn.ModuleDict) -> Passage:
-        """One purification in latents."""
+    def passage(
+        self, diffusion: Diffusion, clip: Clip, seeds: Sequence[int], network: nn.ModuleDict, recorded: bool = False
+    ) -> Passage:
+        """One purification in latents.
+
+        Args:
+            diffusion, clip, seeds, network: see `Purifier.purify`.
+            recorded: keep the states and references of every step, which only `reconstructed` looks at. Without a
+                gradient nothing else grows with the number of steps.
+        """

@@ -9,6 +9,7 @@ from math import sqrt
 
 from torch import Tensor
 
+from robustvideo.errors import InputError
 from robustvideo.models.noise_schedule import Step
 
 
@@ -44,9 +45,19 @@ def posterior(state: Tensor, clean: Tensor, step: Step) -> tuple[Tensor, float]:
 
 
 def as_noise(output: Tensor, state: Tensor, level: float, prediction: str) -> Tensor:
-    """The noise that a network's output stands for, whichever of epsilon, v_prediction and sample it predicts."""
+    """The noise that a network's output stands for, whichever of epsilon, v_prediction and sample it predicts.
+
+    Raises:
+        InputError: a network that predicts the sample, asked about a state without noise (an inversion that starts at
+            the level 1): the noise would be 0 / 0.
+    """
     if prediction == "epsilon":
         return output
     if prediction == "v_prediction":
         return sqrt(level) * output + sqrt(1 - level) * state
+    if level == 1:
+        raise InputError(
+            "A diffusion model of prediction_type=sample and set_alpha_to_one=true cannot be inverted, which videopure "
+            "and ddim_inversion do: take diffpure_ddim or diffpure_ddpm, or another model."
+        )
     return (state - sqrt(level) * output) / sqrt(1 - level)

@@ -67,7 +67,11 @@ class Warp:
         return fetched.view(frames.shape)
 
     def transposed(self, frames: Tensor) -> Tensor:
-        """The adjoint: values put back to where `__call__` fetched them."""
+        """The adjoint: values put back to where `__call__` fetched them.
+
+        On CUDA they are added up in no fixed order: the last bits vary from run to run, unless
+        ``torch.use_deterministic_algorithms(True)`` has them sorted first.
+        """
         flat = frames.flatten(3)
         spread = torch.zeros_like(flat)
         for place, weight in zip(self.places.unbind(1), self.weights.unbind(1), strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, final, get_args
 
 from torch import nn
@@ -84,7 +84,7 @@ class Purifier(ABC):
 
     @property
     def window(self) -> int | None:
-        """Frames it takes at once; None for any number."""
+        """Frames of a long video that it takes at once where nobody says otherwise; None for the whole."""
         return None
 
     @property
@@ -104,12 +104,23 @@ class Purifier(ABC):
 
     @property
     def weights(self) -> Hashable:
-        """What `network` is loaded from: purifiers of equal weights work with the same one. Default: the purifier."""
+        """What `network` is loaded from: purifiers of equal weights can share it. Default: the purifier."""
         return self
+
+    def sharing(self, network: nn.Module) -> nn.Module | None:
+        """What `network` returns, made of the network of a purifier of equal `weights` as far as that has it.
+
+        Default: the very same.
+        """
+        return network
 
     def stand_in(self) -> Purifier | None:
         """What is differentiated in its place; None for the identity. Default: ``surrogate``."""
         return self.surrogate
+
+    def single(self) -> Purifier:
+        """The purifier that answers with one of its votes, for who wants a video and no verdict. Default: the first."""
+        return replace(self, votes=1)
 
     def seeds(self, clip: Clip) -> list[int]:
         """One seed per clip, of the purifier's seed and the clip's id."""

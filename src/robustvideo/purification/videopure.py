@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Literal, get_args
 
@@ -51,9 +51,10 @@ class VideoPure(DiffusionPurifier):
             `robustvideo.purification.guidance` for others.
         strength: minus the paper's alpha_s. Default 4; 0 switches the optimisation off.
         weight: ``log_variance``, or ``constant``: its mean over the steps at every one.
-        sides: whether the temporal loss pulls the earlier frame alone (``one_sided``, released) or both.
+        sides: whether the temporal loss pulls the earlier frame alone (``one_sided``, released) or both (``two_sided``,
+            whose last bits vary from run to run on CUDA; see `robustvideo.purification.guidance.Warp.transposed`).
         candidate: answer with the prediction z_0^t of this one step, from t* (the highest) to 0 (the end). Default:
-            all of them.
+            all of them. The surrogate of fewer steps has other numbers: but for 0 it answers with all of its own.
         guided_way: the guided state replaces the state on the way down.
         flow: ``dis`` (OpenCV), ``raft`` (torchvision's weights, as published), ``horn_schunck`` (no weights, of small
             motions), or ``none``: neighbouring frames are compared where they are. Of the clip as it is given.
@@ -100,34 +101,52 @@ class VideoPure(DiffusionPurifier):
 
     def network(self) -> nn.Module:
         """A ModuleDict with the ``diffusion`` model, and RAFT as ``flow`` where it is used."""
-        networks = super().network()
-        assert isinstance(networks, nn.ModuleDict)
-        if self.flow == "raft" and self._guides_time:
-            networks["flow"] = load_raft()
-        return networks
+        return self.sharing(super().network())
 
-    @property
-    def weights(self) -> Hashable:
-        return (super().weights, "raft") if self.flow == "raft" and self._guides_time else super().weights
+    def sharing(self, network: nn.Module) -> nn.Module:
+        assert isinstance(network, nn.ModuleDict), "what network() returned"
+        own = nn.ModuleDict({"diffusion": network["diffusion"]})
+        if self.flow == "raft" and self._guides_time:
+            own["flow"] = network["flow"] if "flow" in network else load_raft()
+        return own
+
+    def shortened(self, count: int) -> VideoPure:
+        """The same in ``count`` steps, answering with all votes where a prediction before the end was chosen.
+
+        Numbers of predictions belong to a number of steps, and the timestep of the chosen one need not be among the
+        coarser ones; all votes together lie on both sides of it.
+        """
+        numbered = count == (self.substeps or self.steps) or self.candidate == 0
+        return replace(self, gradient="exact", substeps=count, candidate=self.candidate if numbered else None)
+
+    def single(self) -> VideoPure:
+        """With the middle one of its predictions: alone it is the paper's best, the end its worst (table VII)."""
+        middle = ((self.substeps or self.steps) + 1) // 2
+        return replace(self, candidate=middle if self.candidate is None else self.candidate)
 
     @property
     def _guides_time(self) -> bool:
         return self.temporal > 0 and self.strength > 0
 
-    def passage(self, diffusion: Diffusion, clip: Clip, seeds: Sequence[int], network: nn.ModuleDict) -> Passage:
+    def passage(
+        self, diffusion: Diffusion, clip: Clip, seeds: Sequence[int], network: nn.ModuleDict, recorded: bool = False
+    ) -> Passage:
         source = diffusion.encode(clip.video)
         warp = self._warp(diffusion, clip, source, network) if self._guides_time else None
         steps = self.taken(diffusion.schedule)
-        way = inverted(diffusion, source, steps, self._frame(clip.frames) if self.inversion == "temporal" else None)
+        frame = self._frame(clip.frames) if self.inversion == "temporal" else None
+        way = inverted(diffusion, source, steps, frame, recorded)
         state, states, candidates = way[-1], [], []
         strengths = self._strengths(steps)
-        for step, strength in zip(steps, strengths, strict=True):
+        for number, step, strength in zip(range(len(steps), 0, -1), steps, strengths, strict=True):
             state, candidate = recomputed(self._denoised, diffusion, state, source, warp, step, strength)
-            states.append(state)
-            candidates.append(candidate)
-        candidates.append(state - strengths[-1] * self._gradient(state, source, warp))
-        chosen = candidates if self.candidate is None else [candidates[-1 - self.candidate]]
-        return Passage(tuple(chosen), tuple(states), tuple(way[-2::-1]))
+            if self.candidate in (None, number):
+                candidates.append(candidate)
+            if recorded:
+                states.append(state)
+        if self.candidate in (None, 0):
+            candidates.append(state - strengths[-1] * self._gradient(state, source, warp))
+        return Passage(tuple(candidates), tuple(states), tuple(way[-2::-1]))
 
     def _denoised(
         self, diffusion: Diffusion, state: Tensor, source: Tensor, warp: Warp | None, step: Step, strength: float

@@ -25,7 +25,9 @@ def purify_video(
     overlap: int | None = None,
     advance: Advance | None = None,
 ) -> Clip:
-    """A purified clip as a file holds it: the last vote, on the 8-bit grid.
+    """A purified clip as a file holds it: one vote (`Purifier.single`), on the 8-bit grid.
+
+    Of the other votes nothing is computed that need not be: blended over windows, each would hold a whole video.
 
     Args:
         purifier: its network is loaded once, onto the clip's device.
@@ -36,15 +38,16 @@ def purify_video(
         InputError: see `purify_in_windows`; or a clip out of range.
     """
     clip.check_range()
+    purifier = purifier.single()
     network = purifier.network()
     if network is not None:
         network.to(clip.device)
     with torch.no_grad():
-        votes = purify_in_windows(
+        answer = purify_in_windows(
             purifier, clip, purifier.seeds(clip), network, window=window, overlap=overlap, advance=advance
-        )
+        )[0]
     grid = GRID["video"]
-    return votes[-1].with_signal("video", (votes[-1].video * grid).round() / grid)
+    return answer.with_signal("video", (answer.video * grid).round_().div_(grid))
 
 
 def purify_in_windows(
@@ -64,7 +67,7 @@ def purify_in_windows(
 
     Args:
         purifier, clip, seeds, network: see `Purifier.purify`.
-        window: frames per window. Default: the purifier's own (`Purifier.window`); without one, the whole video.
+        window: frames per window; 0 for the whole video. Default: the purifier's own (`Purifier.window`).
         overlap: frames that neighbours share, less than a window. Default: a quarter of the window. The last window
             ends with the video and may share more.
         advance: told of every window's new frames.
@@ -72,8 +75,8 @@ def purify_in_windows(
     Raises:
         InputError: a window or an overlap that cannot be, or a clip that the purifier cannot take.
     """
-    length = window or purifier.window
-    if length is None or clip.frames <= length:
+    length = purifier.window if window is None else window
+    if not length or clip.frames <= length:
         whole_clip = purifier.purify(clip, seeds, network)
         if advance is not None:
             advance(clip.frames, "")
@@ -94,7 +97,7 @@ def purify_in_windows(
         if advance is not None:
             advance(start + length - done, "")
             done = start + length
-    return tuple(clip.with_signal("video", whole.clamp(0, 1)) for whole in blended)
+    return tuple(clip.with_signal("video", whole.clamp_(0, 1)) for whole in blended)
 
 
 def _weights(frames: int, length: int, starts: Sequence[int]) -> Tensor:

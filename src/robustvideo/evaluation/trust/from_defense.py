@@ -125,7 +125,7 @@ def _of_purifier(subject: Subject, model: Defended, base: AttackResult) -> Check
     standing = (~base.success).nonzero()[:, 0]
     gained = 0
     if len(standing):
-        twin = Defended(model.undefended, other)
+        twin = Defended(model.undefended, other, model.network)  # another gradient through the same network
         gained = int(subject.select(standing).run(model=twin).success.sum())
     share = gained / len(subject)
     meaning = (
