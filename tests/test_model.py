@@ -282,3 +282,12 @@ def test_the_able_toy_is_consistent() -> None:
     assert torch.allclose(direct, model.route(clip).logits)
     frames = clip.video.transpose(1, 2).flatten(0, 1)
     assert torch.allclose(direct, model.head(model.encode_frames(frames).unflatten(0, (2, 4))))
+
+
+@pytest.mark.parametrize("names", [2, 5])
+def test_one_class_name_per_logit(names: int) -> None:
+    model = wrap(Shape(), frames=None, size=None, labels=[f"class{i}" for i in range(names)])
+    with pytest.raises(InputError, match=f"names {names} classes but returns 4 logits"):
+        classify(model, clips(2))
+    model.labels = ("a", "b", "c", "d")
+    assert classify(model, clips(2)).shape == (2, 4)

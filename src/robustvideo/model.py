@@ -29,12 +29,14 @@ class Model(nn.Module):
         frames: number of frames the network takes; None when any.
         size: (height, width) the network takes; None when any.
         sample_rate: rate of the sound the network takes; None when it is deaf.
+        code_digest: a hash of the source of a user's own model, which decides its answers as weights do; else empty.
     """
 
     labels: tuple[str, ...] | None = None
     frames: int | None = None
     size: tuple[int, int] | None = None
     sample_rate: int | None = None
+    code_digest: str = ""
 
     def forward(self, clip: Clip) -> Tensor:
         raise NotImplementedError
@@ -217,7 +219,7 @@ def wrap(
         mean, std: per-channel normalisation in RGB order, applied to pixels in [0, 1]. Default: none.
         channel_order: order of the channels the network wants. Default "rgb".
         layout: order of the axes the network wants, out of b(atch), c(hannel), t(ime), h(eight), w(idth).
-        labels: class names by index, for reports and for manifests that name their classes.
+        labels: class names by index, one for every logit, for reports and for manifests that name their classes.
 
     Raises:
         InputError: an unknown layout or channel order.
@@ -280,13 +282,19 @@ def run(model: Model, clip: Clip) -> Tensor:
     """Logits (B, K) of a model, K at least 2.
 
     Raises:
-        InputError: the model failed, or its logits have the wrong shape or are on another device.
+        InputError: the model failed, or its logits have the wrong shape, are not as many as its class names or are on
+            another device.
     """
     with _said_in_words(clip):
         logits = model(clip)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(clip) or logits.shape[1] < 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"The model must return logits of shape ({len(clip)}, classes), got {shape}.")
+    if model.labels is not None and len(model.labels) != logits.shape[1]:
+        raise InputError(
+            f"The model names {len(model.labels)} classes but returns {logits.shape[1]} logits per clip: give it one "
+            "name per logit (labels=)."
+        )
     if logits.device != clip.device:
         raise InputError(f"The model returned logits on {logits.device} for a clip on {clip.device}.")
     return logits

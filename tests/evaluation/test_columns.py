@@ -147,7 +147,7 @@ def test_summaries(rows: list[Record]) -> None:
             {
                 **{"defense": defense, "norm": norm, "eps": eps, "attack": attack, "surrogate": surrogate},
                 "clips": len({r.sample_id for r in usable(own)}),
-                "unusable": len({r.sample_id for r in own} - {r.sample_id for r in usable(own)}),
+                "unusable": len({r.sample_id for r in rows if r.defense == defense and r.status != "ok"}),
                 "clean_accuracy": asdict(rate(usable(own), lambda r: r.clean_prediction == r.label)),
                 "robust_accuracy": asdict(rate(usable(own), lambda r: r.adversarial_prediction == r.label)),
                 "correct": len({r.sample_id for r in right}),

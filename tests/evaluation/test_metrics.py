@@ -243,3 +243,8 @@ def test_standing_by_step_falls_where_clips_fall() -> None:
 def test_mean_loss_keeps_the_last_value_of_a_clip_that_is_done() -> None:
     rows = [row("a", loss_trace=[1.0, 3.0]), row("b", loss_trace=[1.0, 1.0, 2.0, math.nan]), row("c")]
     assert mean_loss(Columns.of(rows)) == [1.0, 2.0, 2.5, 2.5]
+
+
+def test_unusable_clips_are_those_of_every_attack() -> None:
+    clean = row("a", attack=CLEAN, eps=0.0, threat="")
+    assert [s.unusable for s in summarise(Columns.of([clean, UNUSABLE, row("a")]))] == [1, 1]

@@ -15,6 +15,7 @@ from robustvideo.errors import InputError
 from robustvideo.model import Model, wrap
 from robustvideo.models import embedded, load_model
 from robustvideo.models.catalog import TORCHVISION, catalog, networks
+from robustvideo.models.loading import untrained
 
 
 @dataclass(frozen=True)
@@ -110,3 +111,19 @@ def test_an_untrained_embedded_network_takes_the_classes_of_its_data() -> None:
     assert not all(torch.equal(first[name], other[name]) for name in first)
     with pytest.raises(InputError, match="with classes=, set weights=none"):
         load_model("embedded:r3d?classes=5")
+
+
+@pytest.mark.parametrize(
+    ("spec", "without"),
+    [
+        ("torchvision:r3d_18", ["torchvision:r3d_18"]),
+        ("torchvision:r3d_18?weights=KINETICS400_V1", []),
+        ("torchvision:r3d_18?checkpoint=mine.pt", []),
+        ("i3d", ["i3d"]),
+        ("i3d?checkpoint=mine.pt", []),
+        ("embedded:r3d + embedded:r3d?weights=none", ["embedded:r3d?weights=none"]),
+        ("file:mine.py:build", []),
+    ],
+)
+def test_networks_without_weights(spec: str, without: list[str]) -> None:
+    assert untrained(spec) == without

@@ -10,6 +10,7 @@ from robustvideo.clip import Clip
 from robustvideo.errors import InputError
 from robustvideo.model import WrappedModel
 from robustvideo.models import load_model
+from robustvideo.models.user_file import digest_of_code
 
 USER = """
 from dataclasses import dataclass
@@ -105,3 +106,28 @@ def test_files_that_do_not_serve(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             load_model(spec)
+
+
+def test_the_digest_is_of_the_code_that_is_run(tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    (folder / "parts").mkdir(parents=True)
+    (folder / "model.py").write_text("import os\nfrom parts import head\ndef build():\n    import late\n")
+    (folder / "parts" / "__init__.py").write_text("from .tail import *\n")
+    for name in ("parts/head.py", "parts/tail.py", "late.py", "unrelated.py"):
+        (folder / name).write_text("")
+    whole = digest_of_code(folder / "model.py")
+    assert digest_of_code(folder / "model.py") == whole
+    (folder / "unrelated.py").write_text("x = 1")
+    assert digest_of_code(folder / "model.py") == whole
+    seen = {whole}
+    for name in ("model.py", "parts/__init__.py", "parts/head.py", "parts/tail.py", "late.py"):
+        (folder / name).write_text((folder / name).read_text() + "x = 1\n")
+        seen.add(digest_of_code(folder / "model.py"))
+    assert len(seen) == 6
+    assert digest_of_code(folder.rename(tmp_path / "moved") / "model.py") in seen
+
+
+def test_a_loaded_model_knows_its_code(user_file: Path) -> None:
+    model = load_model(f"file:{user_file}:build")
+    assert model.code_digest == digest_of_code(user_file)
+    assert load_model("embedded:r3d").code_digest == ""

@@ -150,3 +150,36 @@ def test_series_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
     assert [s.name for s in load_series([tmp_path / "a"])] == [""]
     assert [s.name for s in load_series([tmp_path / "a", tmp_path / "b"])] == ["embedded:r3d", "embedded:r3d_at"]
     assert [s.name for s in load_series([tmp_path / "a", tmp_path / "c"])] == ["a", "c"]
+
+
+def test_a_gradient_attack_without_a_backward_pass_is_serious(new_run: Callable[..., Path]) -> None:
+    (series,) = load_series([new_run(saved=0)])
+    assert "No gradient" not in titles([series])
+    caution = found([changed(series, lambda r: replace(r, backward_passes=0))], "No gradient")
+    assert caution.serious
+    assert "pgd(steps=20)" in caution.text
+    assert "square" not in caution.text.partition(" climbs")[0]
+    felled = changed(series, lambda r: replace(r, backward_passes=0, adversarial_prediction=(r.label + 1) % 6))
+    assert "No gradient" not in titles([felled])  # a random start may turn every clip before the first gradient
+
+
+def test_what_is_as_weak_as_noise_is_judged_by_what_it_uses(new_run: Callable[..., Path]) -> None:
+    foes = (Foe("noise", 2.0, 0), Foe("square(queries=50)", 2.0, 50), Foe("sparse(k=2)", 2.0, 20), Foe("pgd", 2.0, 20))
+    (series,) = load_series([new_run(foes=foes, saved=0)])
+    few = changed(series, lambda r: replace(r, frames_touched=2) if r.attack == "sparse(k=2)" else r)
+    square, sparse, pgd = (
+        found([few], f"{name} is no stronger") for name in ("square(queries=50)", "sparse(k=2)", "pgd")
+    )
+    assert "Gradients" not in square.text
+    assert "queries" in square.text
+    assert "Gradients" not in sparse.text
+    assert "changes 2 frames of a clip, the noise 12" in sparse.text
+    assert "Gradients that carry no information" in pgd.text
+    assert (square.serious, sparse.serious, pgd.serious) == (True, False, True)
+
+
+def test_a_model_that_names_no_classes_is_said(new_run: Callable[..., Path]) -> None:
+    (series,) = load_series([new_run(saved=0)])
+    assert "order of the classes" not in titles([series])
+    series.run.manifest.model["labels"] = None
+    assert "class 0 is handshake, class 1 is hug" in found([series], "order of the classes").text

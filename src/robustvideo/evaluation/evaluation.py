@@ -5,22 +5,24 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from robustvideo.attacks import Attack
 from robustvideo.data import load_data
-from robustvideo.data.dataset import VideoDataset
+from robustvideo.data.dataset import UnusableClip, VideoDataset
 from robustvideo.errors import InputError
 from robustvideo.evaluation.crafting import Surrogate
 from robustvideo.evaluation.engine import Engine, Name, load_engine
-from robustvideo.evaluation.records import finished_items, merge_shards
+from robustvideo.evaluation.records import Record, finished_items, merge_shards, shard, write_shard
 from robustvideo.evaluation.run import Manifest, Run, environment, now, open_run, start_run
 from robustvideo.evaluation.runner import NO_DEFENSE, Runner
 from robustvideo.evaluation.suite import Suite
 from robustvideo.evaluation.trust import examine_run
-from robustvideo.model import Model, device_of
+from robustvideo.evaluation.trust.check import FILE as TRUST
+from robustvideo.model import Model, WrappedModel, device_of
 from robustvideo.models import load_model
 from robustvideo.progress import track
 from robustvideo.purification import Defended, Purifier
@@ -52,7 +54,7 @@ def evaluate(
     """Attack a model on a data set.
 
     Calling it again with the same arguments continues where it stopped; the finished run has the records of an
-    undisturbed one.
+    undisturbed one. Clips that could not be read are tried again, and where one can be now, its batch is done anew.
 
     Args:
         model: a model, which stays on its device, or a model spec, which is loaded onto ``device``.
@@ -88,6 +90,7 @@ def evaluate(
         engine = load_engine(engine)
     if batch_size < 1:
         raise InputError(f"A batch holds at least one clip, got batch_size={batch_size}.")
+    is_named = isinstance(model, str)
     model_spec = model if isinstance(model, str) else f"{type(model).__module__}.{type(model).__qualname__}"
     if isinstance(model, str):
         model = load_model(model, device=device)
@@ -110,6 +113,8 @@ def evaluate(
         "codecs": list(codecs),
         "defenses": [[name, _digest(m.network) if isinstance(m, Defended) else ""] for name, m in defended.items()],
     }
+    if not is_named or _code(model):  # of a name, the spec says all
+        configuration["model_settings"] = _settings(model)
     runner = Runner(
         defended,
         data,
@@ -130,7 +135,7 @@ def evaluate(
         items=runner.batches * runner.items_per_batch,
         model={
             "spec": model_spec,
-            "labels": list(model.labels or ()),
+            "labels": None if model.labels is None else list(model.labels),
             "parameters": sum(p.numel() for p in model.parameters()),
             "frames": model.frames,
             "size": model.size,
@@ -139,7 +144,7 @@ def evaluate(
         environment={**environment(), "device": str(device_of(model))},
     )
     if engine.is_main:
-        start_run(out, manifest)
+        _forget(start_run(out, manifest), runner)
     engine.wait()
     run, done = open_run(out), finished_items(out)
     engine.wait()  # nobody writes before everybody knows what there is
@@ -217,12 +222,80 @@ def _batch_of(item: str) -> int:
     return int(item.partition("-")[0])
 
 
+def _forget(run: Run, runner: Runner) -> None:
+    """Undo the batches of clips of which the data set says something else now than when they could not be read.
+
+    Whole batches, because what an item yields depends on the clips of its batch.
+
+    Raises:
+        UnusableClip: a clip still cannot be read, and the runner is strict.
+    """
+    rows = run.columns()
+    lost = rows.where(rows.status != "ok")
+    reasons = dict(zip(lost.sample_id.tolist(), lost.message.tolist(), strict=True))
+    places = {sample.id: index for index, sample in enumerate(runner.data.samples)}
+    changed = [clip for clip, reason in reasons.items() if _reason(places[clip], runner) != reason]
+    stale = {places[clip] // runner.batch_size for clip in changed}
+    if not stale:
+        return
+    run.manifest.status = "running"
+    run.save()
+    (run.path / TRUST).unlink(missing_ok=True)
+    _split(run)
+    for item in sorted(finished_items(run.path), reverse=True):  # what tells of the unusable clip goes last
+        if _batch_of(item) in stale:
+            shard(run.path, item).unlink(missing_ok=True)
+
+
+def _reason(index: int, runner: Runner) -> str:
+    """Why a clip cannot be read; empty when it can."""
+    try:
+        runner.data.clip(index)
+    except UnusableClip as error:
+        if runner.strict:
+            raise
+        return str(error)
+    return ""
+
+
+def _split(run: Run) -> None:
+    """Give every work item a shard of its own again, so that one can be deleted."""
+    merged = list((run.path / "records").glob("merged-*.parquet"))
+    if not merged:
+        return
+    items: dict[str, list[Record]] = {item: [] for item in finished_items(run.path)}
+    for record in run.records():
+        items[record.item].append(record)
+    for item, records in items.items():
+        write_shard(shard(run.path, item), records)
+    for path in merged:
+        path.unlink(missing_ok=True)
+
+
+def _code(model: nn.Module) -> str:
+    """The hashes of the source of every user's own model in a model; empty when all of it is this package's."""
+    return "".join(module.code_digest for module in model.modules() if isinstance(module, Model))
+
+
+def _settings(model: Model) -> list[dict[str, Any]]:
+    """What stands before the weights in every model of a model: none of it is in a tensor."""
+    found = []
+    for module in model.modules():
+        if isinstance(module, Model):
+            facts: dict[str, Any] = {"frames": module.frames, "size": list(module.size) if module.size else None}
+            if isinstance(module, WrappedModel):
+                facts |= {"channel_order": module.channel_order, "layout": module.layout}
+            found.append(facts)
+    return found
+
+
 def _digest(model: nn.Module | None) -> str:
-    """A hash of every weight and buffer: two runs belong together only if their models are the same."""
+    """A hash of every weight, every buffer and a user's own code: two runs belong together only if it is the same."""
     if model is None:
         return ""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()]):
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    digest.update(_code(model).encode())
     return digest.hexdigest()

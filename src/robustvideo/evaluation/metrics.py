@@ -88,7 +88,7 @@ class AttackSummary:
         norm: what ``eps`` bounds: "linf", "l2", "l21" or "flow", with " audio" for sound; of pixels and sound at once
             "audio_visual(audio=0.3825*eps)", with the sound's share; else a joint threat's spec.
         clips: usable clips: the denominator of the accuracies and of the costs per clip.
-        unusable: clips that could not be read; in no denominator.
+        unusable: clips of the defence that could not be read, which no attack has met; in no denominator.
         clean_accuracy: share of clips recognised without an attack.
         robust_accuracy: share of clips recognised after it (misclassified without an attack counts as wrong).
         correct: clips recognised without an attack: the denominator of the fooling rate.
@@ -155,7 +155,8 @@ def summarise(rows: Columns) -> list[AttackSummary]:
     The same attack crafted on another model is another attack.
     """
     groups = rows.groups("defense", _norms(rows), "eps", "attack", "surrogate")
-    return [_summary(own, *key) for key, own in _in_order(groups)]
+    lost = {defense: len(set(own.sample_id[own.status != "ok"])) for (defense,), own in rows.groups("defense").items()}
+    return [_summary(own, lost[key[0]], *key) for key, own in _in_order(groups)]
 
 
 def union(rows: Columns) -> list[UnionSummary]:
@@ -289,8 +290,10 @@ def _in_order(groups: dict[tuple[Any, ...], Columns]) -> list[tuple[tuple[Any, .
     return sorted(groups.items(), key=lambda group: (order[group[0][0]], *group[0][1:3]))
 
 
-def _summary(rows: Columns, defense: str, norm: str, eps: float, attack: str, surrogate: str) -> AttackSummary:
-    everybody, rows = set(rows.sample_id), rows.where(rows.status == "ok")
+def _summary(
+    rows: Columns, unusable: int, defense: str, norm: str, eps: float, attack: str, surrogate: str
+) -> AttackSummary:
+    rows = rows.where(rows.status == "ok")
     correct = rows.where(needed_attack(rows))
     successes = correct.where(correct.success & (attack != CLEAN))
     targeted = (rows.target >= 0).any()
@@ -305,7 +308,7 @@ def _summary(rows: Columns, defense: str, norm: str, eps: float, attack: str, su
         norm=norm,
         surrogate=surrogate,
         clips=len(set(rows.sample_id)),
-        unusable=len(everybody - set(rows.sample_id)),
+        unusable=unusable,
         clean_accuracy=rate(rows, rows.clean_prediction == rows.label),
         robust_accuracy=rate(rows, is_recognised(rows)),
         correct=len(set(correct.sample_id)),

@@ -140,6 +140,8 @@ def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     """A phrase for the first entry in which two configurations differ; empty when they agree."""
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
+            if key == "model_digest":  # two hashes tell nobody anything
+                return "the model's weights or the code of its file have changed"
             return f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
     return ""
 

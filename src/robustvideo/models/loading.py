@@ -80,6 +80,26 @@ def load_model(
     return model.to(device).eval()
 
 
+def untrained(spec: str) -> list[str]:
+    """The networks of a spec that nothing gives weights to, so that what they say is random.
+
+    What a user's own factory returns is taken for trained.
+
+    Raises:
+        InputError: an unknown name or option.
+    """
+    return [part for part in spec.split(_AND) if _is_untrained(_parse(part))]
+
+
+def _is_untrained(source: Source) -> bool:
+    options = source.options
+    if "checkpoint" in options:
+        return False
+    if source.scheme == "embedded":
+        return options.get("weights") == "none"
+    return source.scheme == _NAMED or (source.scheme == "torchvision" and "weights" not in options)
+
+
 def _load(source: Source, num_classes: int | None, filled: bool) -> Model:
     """A network, its weights if it is to be filled with any, and what is added to it."""
     options = dict(source.options)

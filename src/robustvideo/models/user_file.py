@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import importlib.util
 import inspect
 import sys
@@ -21,7 +23,8 @@ MODULE = "robustvideo_user_"
 def load_user_file(source: Source) -> Model:
     """Load ``file:<path.py>:<factory>?key=value``; the options go to the factory as text.
 
-    The file may import its neighbours, as it could when run by itself.
+    The file may import its neighbours, as it could when run by itself. The model remembers a hash of their code as its
+    ``code_digest``.
 
     Raises:
         InputError: no such file or factory, code that fails, or a result that is no `Model`.
@@ -55,7 +58,46 @@ def load_user_file(source: Source) -> Model:
             f"{factory}() of {file} returned {type(model).__name__}, not a robustvideo model: "
             "return rv.wrap(network, frames=..., size=...)."
         )
+    model.code_digest = digest_of_code(path)
     return model
+
+
+def digest_of_code(file: Path) -> str:
+    """A hash of a Python file and of those beside it that it imports, directly or not; where they lie is no matter."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(_with_neighbours(file)):
+        digest.update(f"{path.relative_to(file.parent).as_posix()}\x1e".encode() + path.read_bytes() + b"\x1e")
+    return digest.hexdigest()
+
+
+def _with_neighbours(file: Path) -> set[Path]:
+    found: set[Path] = set()
+    left = [file]
+    while left:
+        path = left.pop()
+        if path in found:
+            continue
+        found.add(path)
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):  # a neighbour that is imported on no way that was taken
+            continue
+        for base, names in _imported(tree, path, file.parent):
+            places = [base.joinpath(*names[:depth]) for depth in range(1, len(names) + 1)]
+            left += [p for place in places for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()]
+    return found
+
+
+def _imported(tree: ast.Module, path: Path, folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Where the search of every import of a file begins, and the names from there: packages, module, what is in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((folder, alias.name.split(".")) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = path.parents[node.level - 1] if node.level else folder
+            module = node.module.split(".") if node.module else []
+            if base.is_relative_to(folder):
+                yield from ((base, [*module, alias.name]) for alias in node.names)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from robustvideo.evaluation.metrics import (
     AttackSummary,
     Interval,
     by_budget,
+    needed_attack,
     paired_difference,
     standing_by_step,
     worst_case,
@@ -66,14 +67,14 @@ class Headline:
         changes: what the budget allows, as the middle of a sentence.
         standings: one per series.
         difference: for two series on the same clips: the second's robust accuracy minus the first's.
-        shared: number of clips that both have; 0 unless there are two series.
+        shared: number of clips that every series has met attacks on at that budget; None for a single series.
     """
 
     budget: Budget | None
     changes: str
     standings: tuple[Standing, ...]
     difference: Interval | None = None
-    shared: int = 0
+    shared: int | None = None
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,13 @@ def headline(series: Sequence[Series]) -> Headline:
                 one.clips,
             )
         )
-    difference, shared = None, 0
-    if chosen and len(series) == 2 and all(s.robust for s in standings):
-        first, second = (worst_case(by_budget(s.rows)[s.defense, *chosen]) for s in series)
-        both = first.keys() & second.keys()
-        difference, shared = paired_difference((first[c], second[c]) for c in both), len(both)
+    difference, shared = None, None
+    if chosen and len(series) > 1 and all(s.robust for s in standings):
+        stood = [worst_case(by_budget(s.rows)[s.defense, *chosen]) for s in series]
+        common = set.intersection(*map(set, stood))
+        shared = len(common)
+        if common and len(stood) == 2:
+            difference = paired_difference((stood[0][clip], stood[1][clip]) for clip in common)
     return Headline(chosen, changes(chosen[1], chosen[0]) if chosen else "", tuple(standings), difference, shared)
 
 
@@ -161,6 +164,7 @@ def _of_series(one: Series) -> Iterator[Caution]:
     else:
         yield from _about_attacks(one, chosen)
     yield from _about_sample(one, chosen)
+    yield from _unnamed_classes(one)
 
 
 def _unusable(one: Series) -> Iterator[Caution]:
@@ -207,10 +211,23 @@ def _about_sample(one: Series, chosen: Budget | None) -> Iterator[Caution]:
         )
 
 
+def _unnamed_classes(one: Series) -> Iterator[Caution]:
+    model, names = one.run.manifest.model, one.run.manifest.data.get("labels")
+    if "labels" in model and not model["labels"] and isinstance(names, list) and names:
+        first = ", ".join(f"class {index} is {name}" for index, name in enumerate(names[:3]))
+        yield Caution(
+            "The order of the classes is that of the data",
+            f"The model does not name its classes, so its answers are read in the order of the data ({first}"
+            f"{', …' if len(names) > 3 else ''}). If it was trained with another order, every number here is wrong: "
+            "give it its names, wrap(..., labels=[...]).",
+        )
+
+
 def _about_attacks(one: Series, chosen: Budget) -> Iterator[Caution]:
     here = one.at(chosen)
     size = f"{norm_name(chosen[0])} {budget(chosen[1], chosen[0])}"
-    yield from _noise_as_strong(here, size)
+    yield from _without_gradient(one)
+    yield from _noise_as_strong(one, here, size)
     yield from _masking(here, size)
     yield from _not_falling(one)
     yield from _not_converged(one, here, size)
@@ -233,20 +250,61 @@ def _about_attacks(one: Series, chosen: Budget) -> Iterator[Caution]:
         )
 
 
-def _noise_as_strong(here: Sequence[AttackSummary], size: str) -> Iterator[Caution]:
+def _without_gradient(one: Series) -> Iterator[Caution]:
+    blind = [
+        s.title
+        for s in one.attacked
+        if _kind(s) not in GRADIENT_FREE and not s.backward_passes and s.robust_accuracy.estimate > 0
+    ]
+    if blind:
+        yield Caution(
+            "No gradient reached the attack",
+            f"{listed(list(dict.fromkeys(blind)))} climbs a gradient, but made no backward pass: something cuts the "
+            "model's graph (detach, no_grad, NumPy). Clips that stand show that the attack did nothing, not that the "
+            "model resists. Return logits that can be differentiated, or attack without gradients (square, nes).",
+            serious=True,
+        )
+
+
+def _noise_as_strong(one: Series, here: Sequence[AttackSummary], size: str) -> Iterator[Caution]:
     noise = [s for s in here if _kind(s) == "noise"]
     for attack in here:
         if not noise or _kind(attack) == "noise" or attack.robust_accuracy.estimate == 0:
             continue
         least = min(s.robust_accuracy.estimate for s in noise)
         if attack.robust_accuracy.estimate >= least:
+            reason, serious = _why_weak(_frames(one, attack), _frames(one, noise[0]), attack.backward_passes)
             yield Caution(
                 f"{attack.title} is no stronger than random noise",
                 f"At {size} it leaves {percent(attack.robust_accuracy.estimate)}, random noise "
-                f"{percent(least)}. Gradients that carry no information do this: the number measures the attack's "
-                "failure, not the model's robustness.",
-                serious=True,
+                f"{percent(least)}. {reason}",
+                serious=serious,
             )
+
+
+def _why_weak(frames: float, noisy: float, backward_passes: int) -> tuple[str, bool]:
+    """What it means that an attack does no better than noise, and whether its number is in doubt for it."""
+    failed = "the number measures the attack's failure, not the model's robustness."
+    if not backward_passes:
+        return (
+            f"It made no backward pass, and what it tried found no more than chance: {failed} An attack by queries "
+            "needs more of them.",
+            True,
+        )
+    if 0 < frames < noisy:
+        return (
+            f"It changes {frames:.3g} frames of a clip, the noise {noisy:.3g}: the two are not allowed the same, so "
+            "this alone is no sign that it fails. Compare it with noise on as many frames.",
+            False,
+        )
+    return f"Gradients that carry no information do this: {failed}", True
+
+
+def _frames(one: Series, summary: AttackSummary) -> float:
+    """Frames of a clip that an attack changes, on average over the clips that it attacked; 0 without any."""
+    rows = one.of(summary)
+    touched = rows.frames_touched[needed_attack(rows)]
+    return float(touched.mean()) if len(touched) else 0.0
 
 
 def _masking(here: Sequence[AttackSummary], size: str) -> Iterator[Caution]:
