@@ -6,7 +6,9 @@ import copy
 
 import pytest
 import torch
+from accelerate import Accelerator
 from av_tiny import av_batch, av_network, av_stage, av_step
+from resuming import tiny_recipe
 
 from robustvideo.attacks import PGD
 from robustvideo.errors import InputError
@@ -14,54 +16,15 @@ from robustvideo.model import Featurised, at_rest, classify
 from robustvideo.models import load_model
 from robustvideo.models.odd_one_out import OddOneOut
 from robustvideo.models.refused import pooled
-from robustvideo.models.sparse_memory import SparseMemory, rebuild, sparse_code
+from robustvideo.models.sparse_memory import SparseMemory
 from robustvideo.models.unit_fusion import UnitFusion
 from robustvideo.threat import AudioVisual
 from robustvideo.training import load_training
 from robustvideo.training.crmt_at import CRMTAT, certified_radius, first_balancing_epoch, gradient_norms, margin_loss
 from robustvideo.training.dcfl import in_turn_by_class
+from robustvideo.training.schedule import Schedule, rate
 from robustvideo.training.ssdf import oddity_loss
-
-
-def orthonormal(size: int) -> torch.Tensor:
-    return torch.linalg.qr(torch.randn(size, size, dtype=torch.float64)).Q
-
-
-def test_the_code_of_an_orthonormal_memory_is_one_threshold() -> None:
-    torch.manual_seed(0)
-    memory, x = orthonormal(5), torch.randn(3, 5, dtype=torch.float64)
-    target = x @ memory
-    expected = target.sign() * (target.abs() - 0.1).clamp_min(0)
-    torch.testing.assert_close(sparse_code(x, memory, 0.1, 1, rate=1.0), expected)
-    torch.testing.assert_close(sparse_code(x, memory, 0.1, 200), expected)
-
-
-def test_the_code_meets_its_optimality_conditions() -> None:
-    torch.manual_seed(0)
-    memory, x = torch.randn(6, 20, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
-    code = sparse_code(x, memory, 0.1, 5000)
-    slope = (code @ memory.T - x) @ memory  # -sparsity sign(h) on the support, less than sparsity off it
-    assert (slope.abs() <= 0.1 + 1e-6).all()
-    on = code != 0
-    torch.testing.assert_close(slope[on], -0.1 * code[on].sign(), atol=1e-5, rtol=0)
-
-
-def test_the_implicit_gradient_is_the_unrolled_one_and_that_of_finite_differences() -> None:
-    torch.manual_seed(0)
-    memory = torch.randn(8, 5, dtype=torch.float64)
-    x = torch.randn(3, 8, dtype=torch.float64, requires_grad=True)
-    direction, weight = torch.randn_like(x), torch.randn(3, 8, dtype=torch.float64)
-    slopes = []
-    for mode in ("implicit", "unrolled"):
-        (gradient,) = torch.autograd.grad((rebuild(x, memory, 0.1, 3000, mode) * weight).sum(), x)  # type: ignore[arg-type]
-        slopes.append(gradient)
-    torch.testing.assert_close(slopes[0], slopes[1], atol=1e-4, rtol=0)
-    h = 1e-5
-    with torch.no_grad():
-        ends = [(rebuild(x + s * h * direction, memory, 0.1, 3000, "implicit") * weight).sum() for s in (1, -1)]
-    torch.testing.assert_close((slopes[0] * direction).sum(), (ends[0] - ends[1]) / (2 * h), atol=1e-4, rtol=1e-4)
-    (identity,) = torch.autograd.grad((rebuild(x, memory, 0.1, 50, "identity") * weight).sum(), x)
-    torch.testing.assert_close(identity, weight)
+from robustvideo.training.updates import Updates
 
 
 def test_a_memory_is_filled_class_by_class_and_answers_clip_by_clip() -> None:
@@ -74,7 +37,8 @@ def test_a_memory_is_filled_class_by_class_and_answers_clip_by_clip() -> None:
     assert method.before_epoch(av_stage(model)) == {"remembered": 4.0}
     assert method.before_epoch(av_stage(model, epoch=1, epochs=2)) == {}
     after = model.state_dict()
-    assert {k for k in after if not torch.equal(after[k], before[k])} == {"memory_video", "memory_audio"}
+    changed = {k for k in after if not torch.equal(after[k], before[k])}
+    assert changed == {"memory_video", "memory_audio", "rate_video", "rate_audio"}
     assert (model.memory("video") != 0).any(0).all()
     clip, labels = av_batch()
     with at_rest(model):
@@ -190,7 +154,7 @@ def test_the_second_step_trains_the_balance_alone() -> None:
     assert isinstance(method, CRMTAT)
     assert [first_balancing_epoch(n) for n in (1, 2, 4, 8, 12)] == [1, 1, 3, 6, 9]
     (first,) = method.losses(av_step(model, epoch=0, epochs=4))
-    assert first.parts is None
+    assert first.parts == ("network",)
     memory: dict[str, object] = {}
     assert method.before_epoch(av_stage(model, epoch=3, epochs=4, memory=memory)) == {"balancing": 1.0}
     assert torch.tensor(memory["steepest"]).shape == (2, 3)
@@ -199,8 +163,7 @@ def test_the_second_step_trains_the_balance_alone() -> None:
     assert second.parts == ("balance",)
     state = copy.deepcopy(model.state_dict())
     parts = method.parts(model, torch.nn.ModuleDict())
-    counted = [sum(1 for _ in part.parameters) for part in parts.values()]
-    assert sum(counted) == len(list(model.parameters()))
+    assert {id(p) for p in parts["network"].parameters} == {id(p) for p in model.parameters()}
     optimizer = parts["balance"].optimizer
     assert optimizer is not None
     step = optimizer([model.balance])  # type: ignore[union-attr, list-item]
@@ -208,6 +171,36 @@ def test_the_second_step_trains_the_balance_alone() -> None:
     step.step()
     assert {k for k, v in model.state_dict().items() if not torch.equal(v, state[k])} == {"balance"}
     assert not model.training
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "onecycle"])
+def test_the_second_step_has_its_whole_rate_at_the_end_of_any_schedule(schedule: Schedule) -> None:
+    model = av_network("unit_fusion")
+    assert isinstance(model, UnitFusion)
+    method = load_training("crmt_at(attack=pgd(threat=audio_visual(), steps=1, early_stop=false), balance_lr=0.02)")
+    recipe = tiny_recipe("crmt_at", optimizer="adamw", lr=0.004, schedule=schedule)
+    updates = Updates(Accelerator(cpu=True), recipe, method.parts(model, torch.nn.ModuleDict()))
+    before = model.balance.detach().clone()
+    updates.schedule(0.3)  # by then onecycle is at its peak
+    (first,) = method.losses(av_step(model, epoch=0, epochs=4))
+    updates.backward(first)
+    updates.apply(first)
+    moved = (model.balance - before).detach().abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.004 * rate(schedule, 0.3)), rtol=0.05, atol=0)
+
+    memory = {"steepest": [[1.0] * 3] * 2}
+    speed = torch.zeros_like(before)
+    for progress in (0.75, 0.999):
+        updates.schedule(progress)
+        (second,) = method.losses(av_step(model, epoch=3, epochs=4, memory=memory))
+        balance = model.balance.detach().clone()
+        (slope,) = torch.autograd.grad(second.value, model.balance, retain_graph=True)
+        state = copy.deepcopy(model.state_dict())
+        updates.backward(second)
+        updates.apply(second)
+        speed = 0.9 * speed + slope + 0.01 * balance
+        torch.testing.assert_close(balance - model.balance.detach(), 0.02 * speed, rtol=1e-3, atol=1e-7)
+        assert {k for k, v in model.state_dict().items() if not torch.equal(v, state[k])} == {"balance"}
 
 
 @pytest.mark.parametrize("name", ["dcfl", "ssdf", "crmt_at"])

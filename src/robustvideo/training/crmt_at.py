@@ -29,8 +29,9 @@ class CRMTAT(Method):
     The network needs ``with=unit_fusion()``.
 
     Step 1, on adversarial clips: ``CE(logits, y) + margin * mean log sum_m sum_{k != y} exp(s_m[k] - s_m[y])``, whose
-    second term is ruled by the weaker modality. Step 2, the last quarter of the epochs (a third of those of step 1):
-    only the balance a_m is trained, in evaluation mode and on clean clips, to raise the mean of ::
+    second term is ruled by the weaker modality; it trains all by the recipe's optimizer. Step 2, the last quarter of
+    the epochs (a third of those of step 1): only the balance a_m is trained, in evaluation mode and on clean clips, to
+    raise the mean of ::
 
         r = (sum_m (a_m[y] s_m[y] - a_m[j] s_m[j]) + b_y - b_j) / sqrt(sum_m (a_m[y] L_m[y] + a_m[j] L_m[j])^2)
 
@@ -42,8 +43,9 @@ class CRMTAT(Method):
         attack: the adversary; the released one is L2 with a joint norm, ours is that of the other methods, so that
             they can be compared. Default: PGD, 10 steps, 8/255 of the pixels and 0.012 of the waveform.
         margin: rho. Default 2, as released.
-        balance_lr: peak rate of the balance, by SGD with momentum 0.9 and weight decay 0.01 (the released 0.03 times
-            its rate of 0.01). Default 3e-4.
+        balance_lr: rate of the balance in step 2, by SGD with momentum 0.9 and weight decay 0.01 (the released 0.03
+            times its rate of 0.01). It is constant: step 2 falls where a schedule has come down to nothing. Default
+            3e-4.
         probe_clips: training clips on which L_m is measured. Default 256; the source takes all.
 
     Raises:
@@ -64,10 +66,17 @@ class CRMTAT(Method):
         fusion = with_unit_fusion(network)
 
         def optimizer(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-            return torch.optim.SGD(parameters, lr=self.balance_lr, momentum=0.9, weight_decay=1e-2)
+            sgd = torch.optim.SGD(parameters, lr=self.balance_lr, momentum=0.9, weight_decay=1e-2)
+            sgd.register_step_pre_hook(self._unscheduled)
+            return sgd
 
-        others = [p for p in fusion.parameters() if p is not fusion.balance]
-        return {"network": Part(others), "balance": Part([fusion.balance], optimizer)}
+        # the balance is in both: step 1 updates the one part, step 2 the other
+        return {"network": Part(fusion.parameters()), "balance": Part([fusion.balance], optimizer)}
+
+    def _unscheduled(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        """Undo what the recipe's schedule did to the rate."""
+        for group in optimizer.param_groups:
+            group["lr"] = self.balance_lr
 
     def before_epoch(self, stage: Stage) -> Mapping[str, float]:
         first = first_balancing_epoch(stage.epochs)
@@ -98,7 +107,7 @@ class CRMTAT(Method):
         weakest = margin_loss(scores, step.labels).mean()
         correct = (logits.argmax(1) == step.labels).float().mean()
         loss = F.cross_entropy(logits, step.labels) + self.margin * weakest
-        return Loss(loss, {"robust_accuracy": correct})
+        return Loss(loss, {"robust_accuracy": correct}, parts=("network",))
 
     def _balancing(self, step: Step, network: UnitFusion) -> Loss:
         network.eval()

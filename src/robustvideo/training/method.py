@@ -105,7 +105,7 @@ class Part:
     """Parameters that are updated together.
 
     Attributes:
-        parameters: none of them in another part.
+        parameters: none of them in another part that a loss updates too.
         optimizer: builds their optimizer; None takes the recipe's. The recipe's schedule scales every rate.
     """
 
