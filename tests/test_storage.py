@@ -11,8 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from robustvideo.errors import RobustVideoError
-from robustvideo.storage import is_temporary, remove_leftovers, slug, write_atomically, write_text
+from robustvideo.errors import InputError, RobustVideoError
+from robustvideo.storage import (
+    check_writable,
+    is_temporary,
+    place,
+    remove_leftovers,
+    slug,
+    write_atomically,
+    write_text,
+)
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -63,6 +71,33 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(RobustVideoError, match="Cannot write"):
         write_text(tmp_path / "file" / "a.txt", "x")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name, word in (("pipe", "device or a pipe"), ("folder", "is a folder")):
+        for refused in (check_writable, lambda path: write_text(path, "x")):
+            with pytest.raises(InputError, match=word):
+                refused(tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_whether_a_file_can_be_written_is_known_before(tmp_path: Path) -> None:
+    check_writable(tmp_path / "deep" / "er" / "a.txt")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("not a folder")
+    for path in (tmp_path / "file" / "a.txt", Path("/proc/a.txt")):
+        with pytest.raises(RobustVideoError, match="Cannot write"):
+            check_writable(path)
+
+
+def test_an_address_that_needs_a_package_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("upath")
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(InputError, match=r"s3://bucket/run needs another package .*robustvideo\[remote\]"):
+        place("s3://bucket/run")
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:

@@ -76,7 +76,10 @@ class Clip:
         if modality == "video":
             return self.video
         if self.audio is None:
-            raise InputError("This clip has no sound track, so its audio cannot be attacked or measured.")
+            raise InputError(
+                "This clip has no sound track, so its audio cannot be attacked or measured: its file has none, or the "
+                "model does not hear, or the data spec does not ask for it (audio=true)."
+            )
         return self.audio
 
     def with_signal(self, modality: Modality, signal: Tensor) -> Clip:

@@ -40,7 +40,9 @@ def place(name: str | Path) -> Path:
     try:
         from upath import UPath
 
-        return cast(Path, UPath(name))
+        found = UPath(name)
+        found.fs  # noqa: B018  # only now is the package imported that knows this kind of address
+        return cast(Path, found)
     except ImportError as error:
         raise InputError(f"{name} needs another package ({error}): pip install 'robustvideo[remote]'.") from error
     except ValueError as error:
@@ -72,11 +74,13 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         write: receives the temporary path (same suffix as ``path``) and writes it whole.
 
     Raises:
+        InputError: the path is that of a folder, or of a device, which moving a file there would destroy.
         RobustVideoError: the disk is full or the folder cannot be written; the old file is untouched.
     """
     if not is_local(path):
         _send_atomically(path, write)
         return
+    _check_replaceable(path)
     temporary = path.with_name(f".{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,6 +95,34 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Find out before the work whether `write_atomically` can write a file; leaves nothing behind.
+
+    Raises:
+        InputError: the path is that of a folder or of a device.
+        RobustVideoError: nothing can be written there.
+    """
+    if not is_local(path):
+        return
+    _check_replaceable(path)
+    try:
+        folder = path.parent
+        while not folder.exists():
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder):  # permissions alone do not tell: root has them all
+            pass
+    except OSError as error:
+        raise RobustVideoError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def _check_replaceable(path: Path) -> None:
+    with suppress(OSError):  # what cannot be looked at is told when it is written
+        if path.is_dir():
+            raise InputError(f"Cannot write {path}: it is a folder, name a file.")
+        if path.exists() and not path.is_file():
+            raise InputError(f"Cannot write {path}: it is a device or a pipe, not a file that may be replaced.")
 
 
 def _send_atomically(path: Any, write: Callable[[Path], Any]) -> None:

@@ -150,8 +150,16 @@ def test_a_corrupt_clip_is_recorded_and_the_run_goes_on(place: Path, tmp_path: P
     records = read_records(tmp_path / "run")
     unusable = [r for r in records if r.status == "unusable"]
     assert [r.sample_id for r in unusable] == ["corrupt"]
+    assert "1 of 4 clips could not be read" in result.stderr
+    assert unusable[0].message.rstrip(".") in result.stderr
     assert "corrupt" in unusable[0].message
     assert len({r.sample_id for r in records if r.status == "ok"}) == 3
+
+
+def test_no_usable_clip_is_an_error(place: Path, tmp_path: Path) -> None:
+    (place / "lost.csv").write_text("path,label\ngone.mkv,class0\nlost.mkv,class1\n")
+    line = one_sentence(evaluate(place, tmp_path / "run", "--json", data="lost.csv?frames=8&size=32"), "None of the 2")
+    assert "gone.mkv" in line
 
 
 def test_strict_stops_at_a_corrupt_clip(place: Path, tmp_path: Path) -> None:
@@ -172,6 +180,61 @@ def test_an_out_directory_of_a_newer_version(place: Path, tmp_path: Path) -> Non
     manifest = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps({**manifest, "schema_version": 99, "from_the_future": 1}))
     one_sentence(evaluate(place, out), "99", "upgrade")
+
+
+def test_an_out_directory_that_is_a_file(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    one_sentence(evaluate(place, tmp_path / "letter.txt"), "is a file", "name a folder")
+    assert (tmp_path / "letter.txt").read_text() == "dear"
+
+
+def test_where_a_model_of_one_s_own_failed_is_told(place: Path, tmp_path: Path) -> None:
+    line = 1 + MODEL.splitlines().index('            raise ValueError("expected 5 frames")')
+    result = evaluate(place, tmp_path / "run", model="model.py:build?kind=fails")
+    one_sentence(result, "expected 5 frames (ValueError in model.py, line " + f"{line};", "ROBUSTVIDEO_DEBUG=1")
+    assert "ROBUSTVIDEO_DEBUG=1" in CliRunner().invoke(app, ["--help"]).output
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "Memory ran out"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "Memory ran out"),
+        (PermissionError(13, "Permission denied", "secret"), "Cannot use secret: Permission denied"),
+    ],
+)
+def test_what_the_machine_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("robustvideo.models.load_model", refuse)
+    command = ["sweep", "--model", "embedded:r3d", "--data", "embedded:kinetic?clips=1", "--out", str(tmp_path / "run")]
+    one_sentence(CliRunner().invoke(app, command), words)
+
+
+@pytest.mark.parametrize("eps", ["foo", "true", "0", "-1/255", "[1, 2]"])
+def test_a_budget_that_is_none(tmp_path: Path, eps: str) -> None:
+    command = ["sweep", "--model", "embedded:r3d", "--data", "embedded:kinetic?clips=1", "--eps", eps]
+    one_sentence(CliRunner().invoke(app, [*command, "--out", str(tmp_path / "run")]), "is no budget")
+
+
+@pytest.mark.parametrize(("command", "words"), [("sweep", "again to continue"), ("attack", "again to start over")])
+def test_an_interrupted_command_says_what_the_same_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, words: str
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("robustvideo.models.load_model", interrupt)
+    arguments = {
+        "sweep": ["--data", "embedded:kinetic?clips=1", "--out", str(tmp_path / "run")],
+        "attack": ["absent.mkv", "--out", str(tmp_path / "out.mkv")],
+    }
+    result = CliRunner().invoke(app, [command, "--model", "embedded:r3d", *arguments[command]])
+    assert result.exit_code == 130
+    assert words in result.output
 
 
 def test_an_out_directory_with_other_files(place: Path, tmp_path: Path) -> None:
@@ -207,13 +270,17 @@ def test_a_pickle_is_not_executed(place: Path, tmp_path: Path) -> None:
         (["--model", "embedded:r3d", "--data", "embedded:kinetik"], ["kinetic"]),
         (["--model", "embedded:r3d", "--data", "embedded:kinetic?clip=3"], ["'clips'"]),
         (["--model", "file:absent.py:build", "--data", "embedded:kinetic"], ["absent.py"]),
-        (["--model", "embedded:r3d"], ["data"]),
+        (["--model", "embedded:r3d"], ["name the clips", "--data SPEC"]),
+        (["--data", "embedded:kinetic"], ["name the model", "--model SPEC"]),
+        (["--model", "embedded:r3d", "--data", "embedded:kinetic", "--data", "folder:x"], ["--data is given twice"]),
+        (["--model", "embedded:r3d", "--data", "embedded:kinetic", "--codec", "h265:20"], ["codec", "'h264'"]),
         (["absent.yaml"], ["absent.yaml"]),
     ],
 )
 def test_specs(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
     result = CliRunner().invoke(app, ["evaluate", *arguments, "--out", str(tmp_path / "run")])
     one_sentence(result, *words)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from robustvideo.cli import app
@@ -69,3 +72,69 @@ def test_attack_writes_what_it_verified(tmp_path: Path) -> None:
     model = load_model("embedded:r3d")
     said = model.labels[int(model(adversarial).argmax())]
     assert f"after   {said}" in result.output
+
+
+def test_attack_on_a_model_that_was_wrong_before(tmp_path: Path) -> None:
+    from robustvideo.data import load_data, write_lossless
+    from robustvideo.models import load_model
+
+    source = load_data("embedded:kinetic?split=test&clips=1").clip(0)
+    write_lossless(tmp_path / "in.mkv", source, fps=12)
+    model = load_model("embedded:r3d")
+    other = (int(model(source).argmax()) + 1) % 8
+    command = ["attack", str(tmp_path / "in.mkv"), "--model", "embedded:r3d", "--attack", "fgsm(eps=1/255)"]
+    command += ["--device", "cpu", "--out", str(tmp_path / "out.mkv")]
+    result = CliRunner().invoke(app, [*command, "--label", str(other)])
+    assert "was already wrong before fgsm" in result.output
+    assert "fooled" not in result.output
+    assert "has no weights" not in result.stderr
+    assert "already wrong" not in CliRunner().invoke(app, command).output
+
+
+def test_an_untrained_network_is_said(tmp_path: Path) -> None:
+    network = ["--model", "r3d_small?classes=8&frames=16&size=48"]
+    data = ["--data", "embedded:kinetic?split=test&clips=1", "--attack", "noise(eps=1/255)"]
+    result = CliRunner().invoke(app, ["evaluate", *network, *data, "--device", "cpu", "--out", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    assert "Warning: r3d_small?classes=8&frames=16&size=48 has no weights" in result.stderr
+    result = CliRunner().invoke(app, ["attack", str(tmp_path / "none.mkv"), *network, "--out", str(tmp_path / "o.mkv")])
+    assert result.exit_code == 2
+    assert "has no weights" in result.stderr
+
+
+def test_a_run_is_named_by_its_budgets_as_they_are_written() -> None:
+    from robustvideo.cli.evaluate import _default_name
+    from robustvideo.evaluation.suite import make_suite
+
+    content = {"models": ["embedded:r3d"], "data": "embedded:kinetic", "attacks": ["pgd"]}
+    names = [_default_name(None, make_suite({**content, "eps": eps}, "")) for eps in (["8/255"], [0.05], ["4/255"])]
+    assert "8-255" in names[0]
+    assert "0-05" in names[1]
+    assert len(set(names)) == 3
+
+
+def test_what_is_listed_as_a_recipe_can_be_run() -> None:
+    listed = json.loads(CliRunner().invoke(app, ["list", "recipes", "--json"]).stdout)
+    assert "videopure/table1" in listed
+    assert "videopure/common" not in listed  # what the tables share
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
+def test_freed_memory_is_kept_for_the_next_tensor() -> None:
+    """Without it each of these blocks of 64 MiB is fetched from the system again, page by page."""
+    code = textwrap.dedent(
+        """
+        import resource, sys
+        from robustvideo.cli.memory import keep_freed_memory
+        keep_freed_memory()
+        def faults():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(10):
+                b"1" * 2**26
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        faults()
+        print(faults())
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1000

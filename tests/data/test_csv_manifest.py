@@ -93,6 +93,39 @@ def test_a_missing_video_is_told_when_it_is_read(tmp_path: Path) -> None:
         data.clip(0)
 
 
+def test_ids_that_files_or_parts_would_share_are_told_apart(tmp_path: Path) -> None:
+    text = "id,path,label,start,end\n,a.mkv,x,,\n,a.avi,x,,\n,b.mkv,x,0,2.5\n,b.mkv,x,2.5,\n,c.mkv,x,1,2\nd,e.mkv,x,,\n"
+    expected = ["a.mkv", "a.avi", "b#0-2.5", "b#2.5-", "c", "d"]
+    assert [s.id for s in manifest(tmp_path, text).samples] == expected
+    header, *rows = text.splitlines()
+    turned = manifest(tmp_path, "\n".join([header, *reversed(rows)]))
+    assert [s.id for s in turned.samples] == expected[::-1]
+    text = "id,path,label\n,a.mkv,x\na,b.mkv,x\n"
+    assert [s.id for s in manifest(tmp_path, text).samples] == ["a.mkv", "a"]
+
+
+def test_an_absolute_path_inside_the_root_is_as_good_as_a_relative_one(tmp_path: Path) -> None:
+    film(tmp_path / "run/b.mkv", numbered(10))
+    data = manifest(tmp_path, f"path,label\n{tmp_path}/run/b.mkv,x\n")
+    assert data.clip(0).ids == ("run/b",)
+
+
+def test_blanks_around_names_and_values_do_not_matter(tmp_path: Path) -> None:
+    data = manifest(tmp_path, 'path, label , note\n a.mkv, walk, "a, b"\n')
+    assert names(data) == [("a", "walk")]
+
+
+def test_a_manifest_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "clips.csv").write_text("path,label\na.mkv,x\n")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)  # root may read whatever its mode says
+    with pytest.raises(InputError, match="cannot be read: Permission denied"):
+        load_data(f"manifest:{tmp_path / 'clips.csv'}")
+
+
 def test_a_link_to_the_whole_folder_is_no_escape(tmp_path: Path) -> None:
     film(tmp_path / "real/a.mkv", numbered(10))
     (tmp_path / "link").symlink_to(tmp_path / "real")
@@ -121,7 +154,10 @@ def test_a_byte_order_mark_does_not_matter(tmp_path: Path) -> None:
         ("path,label\nout/a.mkv,x\n", "", "line 2: the path 'out/a.mkv' leads out"),
         ("path,label\n.,x\n", "", r"line 2: '\.' is no path of a file"),
         ("path,label\na\0.mkv,x\n", "", "line 2: .* is no path|not a CSV file"),
-        ("path,label\na.mkv,x\na.avi,x\n", "", "id 'a' is given twice .clips.csv, line 2 and clips.csv, line 3"),
+        ("path,label\na.mkv,x\na.mkv,x\n", "", "id 'a' is given twice .clips.csv, line 2 and clips.csv, line 3"),
+        ("id,path,label\no,a.mkv,x\no,a.avi,x\n", "", "id 'o' is given twice .*a manifest's column id"),
+        ("path;label\na.mkv;x\n", "", "no column 'path': .*with semicolons between the columns, where commas"),
+        ("path\tlabel\na.mkv\tx\n", "", "no column 'path': .*with tabs between the columns, where commas"),
         ("path,label\na.mkv,run\nb.mkv,walk\n", "labels=run,wolk", r"label \(clips.csv, line 3\) 'walk': did you mean"),
         ("path,label\na.mkv,7\n", "labels=run,walk", r"label \(clips.csv, line 2\) '7'"),
         ("path,label\na.mkv,99999999999\n", "", "no class index"),

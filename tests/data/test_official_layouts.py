@@ -42,10 +42,13 @@ def test_a_folder_without_classes(tmp_path: Path) -> None:
         load_data(f"folder:{tmp_path}")
     with pytest.raises(InputError, match="is not a folder"):
         load_data(f"folder:{tmp_path}/none")
-    film(tmp_path / "x/a.mkv", numbered(2))
-    film(tmp_path / "x/a.avi", numbered(2), codec="mpeg4", pixels="yuv420p")
-    with pytest.raises(InputError, match="'x/a' is given twice"):
-        load_data(f"folder:{tmp_path}")
+
+
+def test_files_of_one_name_keep_their_suffix_in_the_id(tmp_path: Path) -> None:
+    film(tmp_path / "x/a.mkv", numbered(8))
+    film(tmp_path / "x/a.avi", numbered(8), codec="mpeg4", pixels="yuv420p")
+    data = load_data(f"folder:{tmp_path}?{SMALL}")
+    assert found(data) == [("x/a.avi", "x"), ("x/a.mkv", "x")]
 
 
 @pytest.mark.parametrize("home", ["UCF-101", "."])

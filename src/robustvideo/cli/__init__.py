@@ -7,20 +7,25 @@ import sys
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from robustvideo.cli.attack import attack
 from robustvideo.cli.corruption import corruption
 from robustvideo.cli.evaluate import evaluate
 from robustvideo.cli.leaderboard import leaderboard
 from robustvideo.cli.list import list_names
+from robustvideo.cli.memory import keep_freed_memory
 from robustvideo.cli.purify import purify
 from robustvideo.cli.report import report
 from robustvideo.cli.reproduce import reproduce
 from robustvideo.cli.routing import routing
+from robustvideo.cli.sentence import in_one_sentence
 from robustvideo.cli.sweep import sweep
 from robustvideo.cli.train import train
-from robustvideo.errors import RobustVideoError
+from robustvideo.errors import InputError
+
+_CONTINUING = {"evaluate", "reproduce", "sweep", "train"}
+"""Commands that go on where they were interrupted; the others start over."""
 
 
 class _Group(TyperGroup):
@@ -29,14 +34,28 @@ class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except RobustVideoError as error:
-            if os.environ.get("ROBUSTVIDEO_DEBUG"):
+        except Exception as error:
+            sentence = in_one_sentence(error)
+            if sentence is None or os.environ.get("ROBUSTVIDEO_DEBUG"):
                 raise
-            print(f"Error: {error}", file=sys.stderr)
+            print(f"Error: {sentence}", file=sys.stderr)
             raise SystemExit(2) from None
         except KeyboardInterrupt:
-            print("Interrupted. Run the same command again to continue.", file=sys.stderr)
+            goes_on = ctx.invoked_subcommand in _CONTINUING
+            then = "to continue" if goes_on else "to start over; nothing was written"
+            print(f"Interrupted. Run the same command again {then}.", file=sys.stderr)
             raise SystemExit(130) from None
+
+
+class _Command(TyperCommand):
+    """Refuses an option given twice where only one counts, instead of forgetting the first."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, given = self.make_parser(ctx).parse_args(args=args[:])
+        for number, option in enumerate(given):
+            if option in given[:number] and not getattr(option, "multiple", False):
+                raise InputError(f"{option.opts[0]} is given twice, and this command takes one.")
+        return super().parse_args(ctx, args)
 
 
 app = typer.Typer(
@@ -45,19 +64,20 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="Measure and improve the adversarial robustness of video recognition models.",
+    help="Measure and improve the adversarial robustness of video recognition models.\n\n"
+    "What goes wrong is said in one sentence; with `ROBUSTVIDEO_DEBUG=1` in the environment, with its traceback.",
 )
-app.command("evaluate")(evaluate)
-app.command("report")(report)
-app.command("leaderboard")(leaderboard)
-app.command("train")(train)
-app.command("attack")(attack)
-app.command("purify")(purify)
-app.command("reproduce")(reproduce)
-app.command("sweep")(sweep)
-app.command("corruption")(corruption)
-app.command("routing")(routing)
-app.command("list")(list_names)
+app.command("evaluate", cls=_Command)(evaluate)
+app.command("report", cls=_Command)(report)
+app.command("leaderboard", cls=_Command)(leaderboard)
+app.command("train", cls=_Command)(train)
+app.command("attack", cls=_Command)(attack)
+app.command("purify", cls=_Command)(purify)
+app.command("reproduce", cls=_Command)(reproduce)
+app.command("sweep", cls=_Command)(sweep)
+app.command("corruption", cls=_Command)(corruption)
+app.command("routing", cls=_Command)(routing)
+app.command("list", cls=_Command)(list_names)
 
 
 @app.callback(invoke_without_command=True)
@@ -71,4 +91,5 @@ def _options(version: bool = typer.Option(False, "--version", help="Print the ve
 
 def main() -> None:
     """Entry point of the ``robustvideo`` command."""
+    keep_freed_memory()
     app()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,7 +35,8 @@ def attack(
     """Attack every frame of one video, and its sound where the model hears, and write the result losslessly.
 
     With `--window`, the model is the average over windows of the video, whatever its length; memory then grows
-    only with the pixels themselves. The file that is written holds exactly the clip that was verified.
+    only with the pixels themselves. The file that is written holds exactly the clip that was verified, and where the
+    model does not hear, the video's own sound beside it.
 
     **Examples**
 
@@ -46,11 +48,14 @@ def attack(
     `robustvideo attack in.mp4 --model embedded:r3d --size 48 --defense 'videopure()' --attack 'diffattack(eps=8/255)'
     --out adversarial.mkv`
     """
+    from dataclasses import replace
+
     import torch
 
     from robustvideo.attacks import load_attack
     from robustvideo.attacks.attack import judge
     from robustvideo.cli.device import resolve
+    from robustvideo.cli.film import check_out, counted, tell_of_uneven_times
     from robustvideo.data import write_lossless
     from robustvideo.data.decode import probe
     from robustvideo.data.picture import Picture
@@ -59,34 +64,58 @@ def attack(
     from robustvideo.data.sound import Sound
     from robustvideo.model import at_rest
     from robustvideo.models import load_model
+    from robustvideo.models.loading import untrained
     from robustvideo.models.windowed import Windowed
     from robustvideo.purification import Defended, load_defense
 
+    check_out(out, video)
     attacker = load_attack(attack)
+    warn_of_untrained(untrained(model))
     network = load_model(model, device=resolve(device))
     if defense is not None:
         network = Defended(network, load_defense(defense))
     if window is not None or stride is not None:
         network = Windowed(network, window, stride)
     facts = probe(video)
-    heard = facts.audio_rate is not None and network.sample_rate is not None
-    sound = Sound(heard, facts.audio_rate, min(2, facts.audio_channels), facts.duration) if heard else Sound()
-    clip = read_clip(video, Reading(Sampling(frames=facts.frames, stride=1), Picture(size=size), sound)).clip(
-        video.name
-    )
-    clip = clip.to(resolve(device))
+    tell_of_uneven_times(video, facts.fps)
+    sound = Sound()
+    if facts.audio_rate is not None:
+        sound = Sound(True, facts.audio_rate, min(2, facts.audio_channels), facts.duration)
+    reading = Reading(Sampling(frames=facts.frames, stride=1), Picture(size=size), sound)
+    read = read_clip(video, reading).clip(video.name)
+    deaf = network.sample_rate is None
+    clip = (replace(read, audio=None, sample_rate=None) if deaf else read).to(resolve(device))
     zero = torch.zeros(1, dtype=torch.long, device=clip.device)
     with at_rest(network):
         before = judge(network, clip, zero).logits[0]
     true = torch.tensor([_class(label, network, before)], device=clip.device)
+    height, width = clip.video.shape[3:]
+    shown = f"{counted(clip.frames)} of {width} x {height} pixels with {attacker.spec} on {clip.device}"
+    print(f"Attacking {shown}.", file=sys.stderr, flush=True)
     result = attacker(network, clip, true)
-    write_lossless(out, result.clip.to("cpu"), fps=facts.fps)
+    written = result.clip.to("cpu")
+    if deaf and read.audio is not None:
+        print("The model does not hear: the sound is copied as it is.", file=sys.stderr)
+        written = replace(written, audio=read.audio, sample_rate=read.sample_rate)
+    write_lossless(out, written, fps=facts.fps)
     name = attacker.spec
     print(f"before  {_said(before, network)}")
     print(f"after   {_said(result.logits[0], network)}")
-    found = "fooled" if bool(result.success[0]) else "not fooled"
+    found = "fooled by" if bool(result.success[0]) else "not fooled by"
+    if not attacker.targeted and int(before.argmax()) != int(true):
+        found = "was already wrong before"
     passes = f"{int(result.forward_passes[0])} forward and {int(result.backward_passes[0])} backward passes"
-    print(f"{found} by {name} on {facts.frames} frames, {passes}\n{out}")
+    print(f"{found} {name} on {counted(facts.frames)}, {passes}\n{out}")
+
+
+def warn_of_untrained(specs: list[str]) -> None:
+    """Say on stderr that networks have no weights: what is found of them means nothing."""
+    for spec in specs:
+        print(
+            f"Warning: {spec} has no weights: what it says is random. Name trained ones with checkpoint=<file>, or "
+            "weights= where the network has its own.",
+            file=sys.stderr,
+        )
 
 
 def _class(label: str | None, model: Model, logits: Tensor) -> int:

@@ -54,8 +54,9 @@ def corruption(
     from robustvideo.models import load_model
     from robustvideo.progress import track
     from robustvideo.report.corruption import build_corruption_page
-    from robustvideo.storage import write_text
+    from robustvideo.storage import check_writable, write_text
 
+    check_writable(out / "corruption.json")
     place = resolve(device)
     models = {spec: load_model(spec, device=place) for spec in model}
     surrogate, *others = models

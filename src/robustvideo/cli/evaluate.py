@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import sys
 from enum import StrEnum
@@ -86,13 +87,16 @@ def evaluate(
 
     `torchrun --nproc-per-node 8 -m robustvideo evaluate suite.yaml --out runs/large`
     """
+    from robustvideo.cli.attack import warn_of_untrained
     from robustvideo.cli.device import resolve
+    from robustvideo.errors import InputError
     from robustvideo.evaluation.engine import load_engine
     from robustvideo.evaluation.evaluation import evaluate_suite
     from robustvideo.evaluation.suite import default_suite, load_suite, make_suite
+    from robustvideo.models.loading import untrained
     from robustvideo.report import build_report
     from robustvideo.spec import parse_value
-    from robustvideo.storage import place
+    from robustvideo.storage import is_local, place
 
     given = {
         "models": model or None,
@@ -118,7 +122,12 @@ def evaluate(
         base = default_suite().model_dump()
     chosen = make_suite({**base, **changes}, "The command line")
     folder = place(out) if out else Path("runs") / _default_name(suite, chosen)
+    if is_local(folder) and folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {folder} is a file: name a folder, new or of the same run.")
     command = shlex.join(["robustvideo", *sys.argv[1:]])
+    if os.environ.get("RANK", "0") == "0":  # of several processes, one tells
+        for spec in dict.fromkeys([*chosen.models, *chosen.transfer_from]):
+            warn_of_untrained(untrained(spec))
     runs = evaluate_suite(
         chosen,
         folder,
@@ -129,6 +138,7 @@ def evaluate(
     )
     if not load_engine(engine.value).is_main:
         return
+    tell_of_unusable([run.path for run in runs])
     page = build_report([run.path for run in runs], folder / "report.html")
     print_summary([run.path for run in runs], as_json=as_json)
     if not as_json:
@@ -136,15 +146,42 @@ def evaluate(
         print(f"\nReport: {page}")
 
 
+def tell_of_unusable(runs: list[Path]) -> None:
+    """Say on stderr how many clips of each run count nowhere, and why the first does not.
+
+    Raises:
+        InputError: a run has no other clips, so there is nothing to tell of it.
+    """
+    from robustvideo.errors import InputError
+    from robustvideo.evaluation.run import open_run
+
+    told = set()
+    for path in runs:
+        rows, data = open_run(path).columns(), open_run(path).manifest.data
+        lost = rows.where(rows.status != "ok")
+        if not len(lost):
+            continue
+        reason = f"the first, {lost.sample_id[0]}: {str(lost.message[0]).rstrip('.') or 'no message'}"
+        if len(lost) == len(rows):
+            raise InputError(f"None of the {data.get('clips')} clips of {data.get('spec')} could be read; {reason}.")
+        count = len(set(lost.sample_id))
+        sentence = f"{count} of {data.get('clips')} clips could not be read and count nowhere; {reason}."
+        if sentence not in told:
+            print(f"Warning: {sentence}", file=sys.stderr)
+        told.add(sentence)
+
+
 def _default_name(path: Path | None, suite: Suite) -> str:
     from robustvideo.evaluation.suite import default_suite
+    from robustvideo.spec import format_value
     from robustvideo.storage import slug
 
     if path is not None:
         return path.stem
     if suite == default_suite():
         return "demo"
-    return slug(f"{'-'.join(suite.models)} {suite.data} {suite.attacks} {suite.defenses} {suite.eps} {suite.seed}")
+    eps = format_value(suite.eps)  # 8/255, not its decimals
+    return slug(f"{'-'.join(suite.models)} {suite.data} {suite.attacks} {suite.defenses} {eps} {suite.seed}")
 
 
 def print_summary(runs: list[Path], *, as_json: bool) -> None:

@@ -72,4 +72,5 @@ def _recipes() -> dict[str, str]:
     import yaml
 
     contents = {name: yaml.safe_load(file.read_text(encoding="utf-8")) for name, file in packaged_recipes().items()}
-    return {name: str(content.get("title", "")) for name, content in contents.items()}
+    # without a title it is what several studies have in common, and cannot be run
+    return {name: str(content["title"]) for name, content in contents.items() if "title" in content}

@@ -41,6 +41,7 @@ def purify(
     `robustvideo purify in.mp4 --defense 'videopure(precision=bf16)' --window 32 --out purified.mkv`
     """
     from robustvideo.cli.device import resolve
+    from robustvideo.cli.film import check_out, counted, tell_of_uneven_times
     from robustvideo.data import write_lossless
     from robustvideo.data.decode import probe
     from robustvideo.data.picture import Picture
@@ -51,8 +52,10 @@ def purify(
     from robustvideo.purification import load_defense
     from robustvideo.purification.windows import purify_video
 
+    check_out(out, video)
     purifier = load_defense(defense).single()
     facts = probe(video)
+    tell_of_uneven_times(video, facts.fps)
     sound = Sound()
     if facts.audio_rate is not None:
         sound = Sound(True, facts.audio_rate, min(2, facts.audio_channels), facts.duration)
@@ -62,5 +65,6 @@ def purify(
         purified = purify_video(purifier, clip.to(resolve(device)), window=window, overlap=overlap, advance=advance)
     write_lossless(out, purified.to("cpu"), fps=facts.fps)
     change = (purified.video.to("cpu") - clip.video).abs()
-    print(f"{purifier.spec} on {clip.frames} frames changed pixels by {float(change.mean()) * 255:.2f}/255 on average")
+    moved = f"{float(change.mean()) * 255:.2f}/255 on average"
+    print(f"{purifier.spec} on {counted(clip.frames)} changed pixels by {moved}")
     print(out)

@@ -62,7 +62,9 @@ def routing(
     from robustvideo.progress import track
     from robustvideo.report.routing import build_routing_page
     from robustvideo.spec import parse_value
+    from robustvideo.storage import check_writable
 
+    check_writable(out / "routing.json")
     suite = make_suite(
         {
             "models": models,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -34,10 +35,10 @@ def sweep(
     from robustvideo.evaluation.sweep import sweep as run
     from robustvideo.models import load_model
     from robustvideo.report.sweep import build_sweep_page
-    from robustvideo.spec import format_value, parse_value
+    from robustvideo.spec import format_value
 
+    budgets = [_budget(text) for text in eps or ("2/255", "4/255", "8/255", "12/255")]
     network = load_model(model, device=resolve(device))
-    budgets = [float(parse_value(e)) for e in eps or ("2/255", "4/255", "8/255", "12/255")]
     clips = load_data(data, labels=network.labels)
     surfaces = run(network, clips, eps=budgets, steps=steps, out=out, batch_size=batch_size, seed=seed)
     for surface in surfaces:
@@ -50,3 +51,13 @@ def sweep(
     if law is not None:
         print(f"step size = {law.slope:.3f} eps + {law.intercept * 255:.2f}/255, R^2 = {law.r_squared:.3f}")
     print(build_sweep_page(surfaces, law, out / "sweep.html"))
+
+
+def _budget(text: str) -> float:
+    from robustvideo.errors import InputError
+    from robustvideo.spec import parse_value
+
+    value = parse_value(text)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InputError(f"--eps {text} is no budget: give a positive number or a fraction, such as 8/255.")
+    return float(value)

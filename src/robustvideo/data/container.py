@@ -73,6 +73,20 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         yield container, stream
 
 
+def has_even_times(path: Path) -> bool:
+    """Whether all frames are shown within half a frame of a constant rate, as far as the container tells.
+
+    Raises:
+        UnusableClip: the file is missing or damaged, or has no video.
+    """
+    with open_video(path) as (container, stream):
+        times = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None)
+    if len(times) < 3:
+        return True
+    period = (times[-1] - times[0]) / (len(times) - 1)
+    return all(abs(time - times[0] - index * period) <= period / 2 for index, time in enumerate(times))
+
+
 def audio_stream(path: Path, container: InputContainer) -> AudioStream | None:
     """The main sound track of a container; None when it has none.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from robustvideo.errors import InputError, unknown
@@ -21,6 +21,7 @@ class Listed:
         path: its file, which need not exist.
         where: where it was listed, for messages.
         start, end: the part of the file that it is, in seconds; None is the file's end.
+        named: whether somebody chose the id, rather than that it follows from the path.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Listed:
     where: str
     start: float = 0.0
     end: float | None = None
+    named: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,10 @@ class Classes:
     exclude: tuple[str, ...] = ()
 
     def apply(self, listing: Listing, labels: Sequence[str] | None = None) -> Listing:
-        """The listing without the excluded classes.
+        """The listing without the excluded classes, and with ids that differ.
+
+        Of files that differ in their suffix alone the ids get the suffix (``run.avi``), and of several parts of one
+        file the times in seconds (``run#0-2.5``); an id that was chosen stays.
 
         Args:
             listing: what was found.
@@ -81,15 +86,34 @@ class Classes:
         for name in self.exclude:
             if name not in listing.labels:
                 raise unknown("class to exclude:", name, listing.labels)
-        entries = tuple(e for e in listing.entries if e.label not in self.exclude)
+        entries = _told_apart([e for e in listing.entries if e.label not in self.exclude])
         if not entries:
             raise InputError("The data spec selects no clip: check split= and exclude=.")
         id_, count = Counter(e.id for e in entries).most_common(1)[0]
         if count > 1:
             twice = [e.where for e in entries if e.id == id_]
-            raise InputError(f"The clip id {id_!r} is given twice ({twice[0]} and {twice[1]}): ids must be unique.")
+            raise InputError(
+                f"The clip id {id_!r} is given twice ({twice[0]} and {twice[1]}): ids must be unique, and a manifest's "
+                "column id gives every row its own."
+            )
         found = tuple(name for name in listing.labels if name not in self.exclude)
         return Listing(entries, tuple(labels or self.labels or found))
+
+
+def _told_apart(entries: Sequence[Listed]) -> tuple[Listed, ...]:
+    """Entries with their suffix in the id, then with their times, where ids that follow from the path are shared."""
+    files: dict[str, set[Path]] = {}
+    for entry in entries:
+        files.setdefault(entry.id, set()).add(entry.path)
+    entries = [replace(e, id=f"{e.id}{e.path.suffix}") if len(files[e.id]) > 1 and not e.named else e for e in entries]
+    count = Counter(entry.id for entry in entries)
+    return tuple(replace(e, id=f"{e.id}{_times(e)}") if count[e.id] > 1 and not e.named else e for e in entries)
+
+
+def _times(entry: Listed) -> str:
+    if not entry.start and entry.end is None:
+        return ""
+    return f"#{entry.start:g}-{'' if entry.end is None else f'{entry.end:g}'}"
 
 
 def class_index(entry: Listed, labels: Sequence[str]) -> int:

@@ -20,9 +20,10 @@ from robustvideo.errors import InputError, unknown
 class Manifest(Collection):
     """A CSV file with the columns path and label, and optionally id, split, start and end.
 
-    ``path`` is relative to ``root`` and may not lead out of it; ``label`` is a class name or index; ``id`` defaults
-    to the path without its suffix; ``start`` and ``end`` cut a clip out of its file, in seconds. Other columns are
-    ignored. A file that does not exist is an unusable clip when it is read, not an error here.
+    ``path`` is relative to ``root``, or absolute, and may not lead out of it; ``label`` is a class name or index;
+    ``id`` defaults to the path below ``root`` without its suffix, and more of it where two rows would share it
+    (`Classes`); ``start`` and ``end`` cut a clip out of its file, in seconds. Other columns are ignored. A file that
+    does not exist is an unusable clip when it is read, not an error here.
 
     Attributes:
         split: keep the rows whose split column says so. Default: all rows.
@@ -111,15 +112,15 @@ def read_csv(table: Path, required: tuple[str, ...]) -> Iterator[tuple[str, Mapp
         InputError: a file that is missing, empty, not UTF-8 or not CSV, a required column that is missing, or a row
             with an empty required value or with more values than columns.
     """
-    if not table.is_file():
-        raise InputError(f"{table} does not exist or is not a file: give the path of a CSV file.")
     try:
+        if not table.is_file():
+            raise InputError(f"{table} does not exist or is not a file: give the path of a CSV file.")
         with table.open(encoding="utf-8-sig", newline="") as handle:
-            reader = csv.DictReader(handle, strict=True)
-            columns = reader.fieldnames or ()
+            reader = csv.DictReader(handle, strict=True, skipinitialspace=True)
+            columns = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
             for column in required:
                 if column not in columns:
-                    raise InputError(f"{table} has no column {column!r}: its first line is {','.join(columns)!r}.")
+                    raise InputError(f"{table} has no column {column!r}: {_first_line(columns)}.")
             empty = True
             for row in reader:
                 where = f"{table.name}, line {reader.line_num}"
@@ -133,8 +134,19 @@ def read_csv(table: Path, required: tuple[str, ...]) -> Iterator[tuple[str, Mapp
                 yield where, values
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{table} is not a CSV file in UTF-8: {error}.") from error
+    except OSError as error:
+        raise InputError(f"{table} cannot be read: {error.strerror or error}.") from error
     if empty:
         raise InputError(f"{table} has no rows.")
+
+
+def _first_line(columns: Sequence[str]) -> str:
+    """What a first line is, and what separates its columns where no comma does."""
+    line = f"its first line is {','.join(columns)!r}"
+    for sign, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(columns) == 1 and sign in columns[0]:
+            return f"{line}, with {name} between the columns, where commas belong"
+    return line
 
 
 def _listed(where: str, row: Mapping[str, str], root: Path) -> Listed:
@@ -142,24 +154,26 @@ def _listed(where: str, row: Mapping[str, str], root: Path) -> Listed:
     end = _seconds(where, row, "end")
     if end is not None and end <= (start or 0.0):
         raise InputError(f"{where}: the clip ends at {end:g} s, which is not after its start at {start or 0:g} s.")
-    path = _inside(where, row["path"], root)
+    path, own = _inside(where, row["path"], root), row.get("id")
+    below = path.resolve().relative_to(root) if PurePosixPath(row["path"]).is_absolute() else PurePosixPath(row["path"])
     return Listed(
-        id=row.get("id") or str(PurePosixPath(row["path"]).with_suffix("")),
+        id=own or below.with_suffix("").as_posix(),
         label=row["label"],
         path=path,
         where=where,
         start=start or 0.0,
         end=end,
+        named=bool(own),
     )
 
 
 def _inside(where: str, text: str, root: Path) -> Path:
     """The file that a row names, if it lies under the root."""
     relative = PurePosixPath(text)
-    path = root / relative
+    path = root / relative  # an absolute path stays as it is
     if not relative.name or "\0" in text:
         raise InputError(f"{where}: {text!r} is no path of a file.")
-    if relative.is_absolute() or ".." in relative.parts or not path.resolve().is_relative_to(root):
+    if ".." in relative.parts or not path.resolve().is_relative_to(root):
         raise InputError(f"{where}: the path {text!r} leads out of {root}: write it relative to it, or give root=.")
     return path
 

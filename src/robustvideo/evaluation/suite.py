@@ -147,7 +147,7 @@ def make_suite(content: Any, name: str) -> Suite:
     """Validate a suite.
 
     Raises:
-        InputError: a misspelt key or a value out of range, naming the place.
+        InputError: a misspelt key, an unknown codec, or a value missing or out of range, naming the place.
     """
     if not isinstance(content, dict):
         raise InputError(f"{name} must be a mapping with models, data and attacks.")
@@ -155,8 +155,23 @@ def make_suite(content: Any, name: str) -> Suite:
         if key not in Suite.model_fields:
             raise unknown("suite key", str(key), Suite.model_fields)
     try:
-        return Suite.model_validate(content)
+        suite = Suite.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            raise InputError(f"{name}: {_MISSING[place]}") from error
         raise InputError(f"{name}: {place}: {first['msg'].lower()}.") from error
+    if suite.codecs:
+        from robustvideo.data.codec import parse_codec
+
+        for codec in suite.codecs:  # before a run directory is made that no other spelling could use
+            parse_codec(codec)
+    return suite
+
+
+_MISSING = {
+    "models": "name the model, models: [embedded:r3d] in a suite, --model SPEC on the command line.",
+    "data": "name the clips, data: manifest:clips.csv in a suite, --data SPEC on the command line.",
+    "attacks": "name the attacks, attacks: [pgd] in a suite, --attack SPEC on the command line.",
+}
