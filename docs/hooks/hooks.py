@@ -8,6 +8,7 @@ from typing import Any
 import demonstrations
 import method_pages
 import notebook_pages
+import sections
 import torch
 import training_costs
 from method_pages import KINDS, Kind
@@ -50,6 +51,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text = notebook_pages.page(notebook)
         files.append(File.generated(config, f"notebooks/{notebook.stem}.md", content=text))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put in what is written elsewhere."""
+    return sections.filled(markdown)
 
 
 def _add_methods(kind: Kind, files: Files, config: MkDocsConfig) -> None:

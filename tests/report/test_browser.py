@@ -187,6 +187,13 @@ def test_the_scrubber_stands_over_the_bar_of_its_frame(page: Page) -> None:
     assert abs(thumb_centre - (last["x"] + last["width"] / 2)) < 3
 
 
+@pytest.mark.parametrize("bars", [".stand .bar", ".overview .bar"])
+def test_equal_shares_have_bars_of_equal_length(page: Page, bars: str) -> None:
+    lengths = page.locator(bars).evaluate_all("bars => bars.map(bar => bar.getBoundingClientRect().width)")
+    assert len(lengths) > 1
+    assert max(lengths) - min(lengths) < 0.5
+
+
 def test_filters_choose_what_is_listed(page: Page) -> None:
     cards = page.locator(".card:visible")
     everything = cards.count()

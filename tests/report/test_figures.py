@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
+from synthetic_run import Foe
 
 from robustvideo.report.figures import Tick, _spaced, budget_charts, confusion, loss_charts, standing_chart
 from robustvideo.report.series import load_series
@@ -58,6 +59,21 @@ def test_standing_curves_never_rise(run_dir: Path) -> None:
     for line in chart.lines:
         ys = numbers(line.path)[1::2]
         assert ys == sorted(ys)  # measured from the top
+
+
+def test_standing_curves_are_drawn_over_the_steps_that_the_attack_may_take(new_run: Callable[..., Path]) -> None:
+    foes = (Foe("pgd", 0.3, 7), Foe("fgsm(eps=8/255)", 0.3, 1), Foe("of_another_version", 0.3, 5))
+    (series,) = load_series([new_run(foes=foes, saved=0)])
+    chart = standing_chart(series, CHOSEN)
+    assert chart is not None
+    names = {line.name.partition("(")[0].partition(",")[0]: line.name for line in chart.lines}
+    lines = {line.name: numbers(line.path)[::2] for line in chart.lines}
+    seen = re.fullmatch(r"pgd, at most (\d) of 10 steps taken", names["pgd"])
+    assert seen
+    assert names["fgsm"].endswith(", 1 step")
+    assert re.search(r", at most \d steps? taken$", names["of_another_version"])
+    assert max(lines[names["pgd"]]) == 100
+    assert 10 * int(seen[1]) in lines[names["pgd"]]
 
 
 def test_the_confusion_matrix_counts_every_recognised_clip_once(run_dir: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from synthetic_run import FOES, Foe, make_run
 
 from robustvideo.evaluation.columns import Columns
-from robustvideo.evaluation.records import Record
+from robustvideo.evaluation.records import Record, read_records, write_shard
+from robustvideo.report import build_report
 from robustvideo.report.findings import Caution, cautions, headline
 from robustvideo.report.series import Series, headline_budget, load_series
 
@@ -141,6 +142,21 @@ def test_two_runs_on_the_same_clips_get_a_paired_difference(tmp_path: Path) -> N
     assert told.shared == 40
     assert abs(told.difference.estimate - (second.estimate - first.estimate)) < 1e-12
     assert told.difference.high - told.difference.low < (first.high - first.low) + (second.high - second.low)
+
+
+def test_runs_without_shared_clips_are_told_apart_not_compared(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "a", saved=0, clips=6), make_run(tmp_path / "b", saved=0, clips=3)]
+    rows = [replace(row, sample_id=f"other/{row.sample_id}") for row in read_records(runs[1])]
+    write_shard(runs[1] / "records" / "0000000-000.parquet", rows)
+    told = headline(load_series(runs))
+    assert told.shared == 0
+    assert told.difference is None
+    page = build_report(runs, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "They share no clips" in page
+    assert "chance alone" not in page
+    assert "<small>6 clips</small>" in page
+    assert "<small>3 clips</small>" in page
+    assert "Share of each one's own clips" in page
 
 
 def test_series_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ import math
 
 import pytest
 
-from robustvideo.evaluation.metrics import wilson
+from robustvideo.evaluation.metrics import Interval, wilson
 from robustvideo.report.wording import (
+    MINUS,
     THIN,
     bounds,
     budget,
@@ -18,15 +19,34 @@ from robustvideo.report.wording import (
     norm_name,
     number,
     percent,
+    points,
+    tenths,
 )
 
 
 @pytest.mark.parametrize(
     ("share", "text"),
-    [(0, "0_%"), (1, "100_%"), (0.125, "12_%"), (0.004, "0.4_%"), (0.9996, "99.9_%"), (0.0001, "<_0.1_%")],
+    [
+        (0, "0_%"),
+        (1, "100_%"),
+        (0.125, "13_%"),
+        (0.625, "63_%"),
+        (29 / 200, "15_%"),
+        (-0.11, f"{MINUS}11_%"),
+        (0.004, "0.4_%"),
+        (0.9996, "99.9_%"),
+        (0.0001, "<_0.1_%"),
+    ],
 )
 def test_percent_never_rounds_to_all_or_nothing(share: float, text: str) -> None:
     assert percent(share) == text.replace("_", THIN)
+
+
+def test_halves_are_rounded_away_from_zero_whatever_the_decimals() -> None:
+    half = Interval(0.125, 0.375, 0.625)
+    assert bounds(half) == "[13, 63]"
+    assert [points(value) for value in (0.125, -0.125, -0.001)] == ["+13", f"{MINUS}13", "+0"]
+    assert [tenths(share) for share in (0.3125, 0.625, 1.0)] == ["31.3", "62.5", "100.0"]
 
 
 def test_what_is_unknown_is_a_dash() -> None:

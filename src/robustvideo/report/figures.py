@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from robustvideo.attacks.attack import attacks
+from robustvideo.errors import InputError
 from robustvideo.evaluation.metrics import (
     AttackSummary,
     Interval,
@@ -29,6 +31,7 @@ from robustvideo.report.wording import (
     number,
     percent,
 )
+from robustvideo.spec import parse_call
 
 STYLES = 8
 """Number of distinct line styles (colour, dash and marker)."""
@@ -153,14 +156,23 @@ def budget_charts(series: Sequence[Series]) -> list[Chart]:
 
 
 def standing_chart(series: Series, chosen: Budget) -> Chart | None:
-    """Share of clips an attack has not yet fooled, against the share of its steps; None without any step."""
+    """Share of clips an attack has not yet fooled, against the share of the steps it may take; None without any step.
+
+    An attack stops when its last clip is done, which may be before the steps that it may take.
+    """
     lines, phrases = [], []
     for place, summary in enumerate(_in_recorded_order(series, chosen)):
         shares = standing_by_step(series.of(summary))
         if len(shares) < 2:
             continue
-        xs = [100 * step / (len(shares) - 1) for step in range(len(shares))]
-        name = f"{summary.title}, {len(shares) - 1} {'step' if len(shares) == 2 else 'steps'}"
+        taken, configured = len(shares) - 1, _steps_of(summary.attack)
+        allowed = max(taken, configured)
+        shares += shares[-1:] * (allowed - taken)  # every clip was done before
+        xs = [100 * step / allowed for step in range(allowed + 1)]
+        count = f"{allowed} {'step' if allowed == 1 else 'steps'}"
+        if taken < configured:
+            count = f"at most {taken} of {count} taken"
+        name = f"{summary.title}, {count if configured or allowed == 1 else f'at most {count} taken'}"
         points = _thinned(list(zip(xs, [100 * s for s in shares], strict=True)))
         lines.append(Line(name, place % STYLES, _steps(points)))
         phrases.append(f"{name}: from {percent(shares[0])} to {percent(shares[-1])}")
@@ -169,7 +181,7 @@ def standing_chart(series: Series, chosen: Budget) -> Chart | None:
     return Chart(
         "Clips not yet fooled",
         "; ".join(phrases),
-        "share of the attack's own steps",
+        "share of the steps that the attack may take",
         "",
         _SHARES,
         _SHARES,
@@ -240,10 +252,10 @@ def _budget_chart(series: Sequence[Series], norm: str, several_norms: bool) -> C
         if not one.clips:
             continue
         worst = [(u.eps, u.robust_accuracy) for (known, _), u in one.unions.items() if known == norm and u.clips]
-        attacks = dict.fromkeys(s.title for s in one.attacked if s.norm == norm)
-        together = len(attacks) > 1 or len(series) > 1
+        titles = dict.fromkeys(s.title for s in one.attacked if s.norm == norm)
+        together = len(titles) > 1 or len(series) > 1
         if len(series) == 1:
-            for place, attack in enumerate(attacks):
+            for place, attack in enumerate(titles):
                 own = [(s.eps, s.robust_accuracy) for s in one.attacked if (s.norm, s.title) == (norm, attack)]
                 line = _accuracy_line(attack, place % STYLES, one.clean, own, norm, most, with_band=not together)
                 lines.append(line)
@@ -287,6 +299,16 @@ def _accuracy_line(
             Mark(x, 100 * a.estimate, f"{name}, {text}: {percent(a.estimate)} {bounds(a)}") for x, a, text in measured
         ),
     )
+
+
+def _steps_of(attack: str) -> int:
+    """The number of steps that an attack's spec, or else its default, allows; 0 where that is unknown."""
+    call = parse_call(attack)
+    try:
+        steps = call.arguments.get("steps", getattr(attacks.get(call.name), "steps", 0))
+    except InputError:  # of another version, or registered by a program that is not running
+        steps = call.arguments.get("steps", 0)
+    return steps if isinstance(steps, int) else 0
 
 
 def _in_recorded_order(series: Series, chosen: Budget) -> list[AttackSummary]:

@@ -179,6 +179,7 @@ def _environment() -> Environment:
         "norm": wording.norm_name,
         "number": wording.number,
         "percent": wording.percent,
+        "tenths": wording.tenths,
         "base64": lambda data: base64.b64encode(data).decode(),
     }
     environment.globals |= {"budget": wording.budget, "infinity": math.inf, "nan": math.nan, "norm_of": norm_of}

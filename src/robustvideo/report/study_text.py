@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from robustvideo.evaluation.metrics import Interval
-from robustvideo.report.wording import figure, number
+from robustvideo.report.wording import bounds, figure, number, tenths
 from robustvideo.reproduction.outcomes import MEASURES, Measure
 from robustvideo.reproduction.reproduce import ClaimResult, Outcome
 from robustvideo.reproduction.study import Study
@@ -36,7 +36,7 @@ def _cell(value: Interval | None, measure: Measure) -> str:
     if value is None or math.isnan(value.estimate):
         return "-"
     if measure.share:
-        return f"{value.estimate * 100:.1f} [{value.low * 100:.0f}, {value.high * 100:.0f}]"
+        return f"{tenths(value.estimate)} {bounds(value)}"
     return f"{figure(value.estimate)}{measure.unit} [{figure(value.low)}, {figure(value.high)}]"
 
 

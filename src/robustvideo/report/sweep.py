@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from robustvideo.report.wording import percent
 from robustvideo.spec import format_value
 from robustvideo.storage import write_text
 
@@ -19,8 +20,10 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
        max-width: 1080px; margin: 3rem auto; padding: 0 1rem; }
 h1 { font-size: 1.9rem; line-height: 1.25; } h2 { margin-top: 3rem; } p { color: var(--dim); max-width: 65ch; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); gap: 1rem; }
-.pair > div { background: #fff; border-radius: 6px; }
+/* the number of columns is fixed: a plot takes the width that it finds before its neighbour is there */
+.pair { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1rem; }
+@media (max-width: 720px) { .pair { grid-template-columns: minmax(0, 1fr); } }
+.pair > div { background: #fff; border-radius: 6px; min-width: 0; overflow: hidden; }
 """
 
 
@@ -58,6 +61,7 @@ def _section(surface: Surface) -> str:
     space = go.Figure(go.Surface(x=steps, y=levels, z=surface.loss, colorscale="Viridis", showscale=False))
     space.update_layout(
         scene={f"{axis}axis": {"title": {"text": text}} for axis, text in axes.items()},
+        scene_camera={"eye": {"x": 1.6, "y": 1.6, "z": 1.1}},
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
         height=420,
     )
@@ -69,7 +73,9 @@ def _section(surface: Surface) -> str:
     text = (
         f"Best step size after {steps[-1]} steps: {255 * best:.2f}/255. "
         f"{surface.enough_steps()} steps reach 99 % of the gain. Verified robust accuracy per step size: "
-        + ", ".join(f"{255 * a:.1f}: {r:.0%}" for a, r in zip(surface.step_sizes, surface.robust_accuracy, strict=True))
+        + ", ".join(
+            f"{255 * a:.1f}: {percent(r)}" for a, r in zip(surface.step_sizes, surface.robust_accuracy, strict=True)
+        )
     )
     figures = f"<div class=pair>{_html(space)}{_html(flat)}</div>"
     return f"<h2>eps = {escape(format_value(surface.eps))}</h2><p>{text}</p>{figures}"
@@ -86,7 +92,13 @@ def _law(law: Law) -> str:
     figure.add_scatter(
         x=ends, y=[0.2 * (e + 1) for e in ends], mode="lines", line={"dash": "dot"}, name="0.2 (eps + 1), the paper's"
     )
-    figure.update_layout(xaxis_title="eps, in 1/255", yaxis_title="best step size, in 1/255", height=380)
+    figure.update_layout(
+        xaxis_title="eps, in 1/255",
+        yaxis_title="best step size, in 1/255",
+        height=380,
+        margin={"l": 60, "r": 10, "t": 10, "b": 50},
+    )
+    figure.update_layout(legend={"orientation": "h", "yanchor": "bottom", "y": 1.02})
     return (
         f"<h2>The law</h2><p>After {law.steps} steps: step size = {law.slope:.3f} eps {law.intercept * 255:+.2f}/255, "
         f"R² = {law.r_squared:.3f}.</p><div>{_html(figure)}</div>"
@@ -94,5 +106,5 @@ def _law(law: Law) -> str:
 
 
 def _html(figure: object) -> str:
-    html: str = figure.to_html(full_html=False, include_plotlyjs=False)  # type: ignore[attr-defined]
+    html: str = figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True})  # type: ignore[attr-defined]
     return f"<div>{html}</div>"
