@@ -62,7 +62,7 @@ def test_standing_curves_never_rise(run_dir: Path) -> None:
 
 
 def test_standing_curves_are_drawn_over_the_steps_that_the_attack_may_take(new_run: Callable[..., Path]) -> None:
-    foes = (Foe("pgd", 0.3, 7), Foe("fgsm(eps=8/255)", 0.3, 1), Foe("of_another_version", 0.3, 5))
+    foes = (Foe("pgd", 0.3, 7), Foe("fgsm(eps=8/255)", 0.3, 1), Foe("of_another_version", 1.2, 9))
     (series,) = load_series([new_run(foes=foes, saved=0)])
     chart = standing_chart(series, CHOSEN)
     assert chart is not None
