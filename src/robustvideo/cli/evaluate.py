@@ -196,6 +196,7 @@ def print_summary(runs: list[Path], *, as_json: bool) -> None:
     from robustvideo.evaluation.metrics import summarise
     from robustvideo.evaluation.run import open_run
     from robustvideo.evaluation.trust import load_checks
+    from robustvideo.report.wording import bounds, percent
     from robustvideo.spec import format_value
 
     opened = [open_run(path) for path in runs]
@@ -219,13 +220,12 @@ def print_summary(runs: list[Path], *, as_json: bool) -> None:
     columns = ("model", "attack", "budget", "robust accuracy", "95 % interval", "clips", "forward + backward per clip")
     table = Table(*columns, box=HEAVY_HEAD if sys.stdout.isatty() else None)
     for run, row in summaries:
-        low, estimate, high = row.robust_accuracy.low, row.robust_accuracy.estimate, row.robust_accuracy.high
         table.add_row(
             _defended(str(run.manifest.model.get("spec", "")), row.defense),
             row.title,
             format_value(row.eps),
-            f"{estimate:.1%}",
-            f"{low:.1%} to {high:.1%}",
+            percent(row.robust_accuracy.estimate),
+            bounds(row.robust_accuracy),
             str(row.clips),
             f"{row.forward_passes / max(row.clips, 1):.1f} + {row.backward_passes / max(row.clips, 1):.1f}",
         )
