@@ -43,6 +43,7 @@ from robustvideo.models.moe import MixtureOfExperts
 from robustvideo.purification import Defended, load_defense
 from robustvideo.purification.purifier import Gradient, Purifier
 from robustvideo.randomness import ClipRandom, seed_for
+from robustvideo.threat import Linf
 
 DATA = load_data("embedded:kinetic?split=test&clips=16")
 QUICK = PGD(eps=8 / 255, steps=5)
@@ -265,6 +266,8 @@ def test_which_attack_is_examined() -> None:
     small, large = PGD(eps=4 / 255, steps=7), PGD(eps=16 / 255, steps=7)
     assert reference_attack([small, large], [], 3) == small
     assert reference_attack([large], [], 3) == large
+    heard = PGD(Linf(0.003, modality="audio"), steps=7)
+    assert reference_attack([heard, large], [], 3) == large
     assert reference_attack([], [], 3) == PGD(eps=8 / 255, steps=20, seed=3)
     fixed = at_budget(PGD(eps=4 / 255, step_size=1 / 255), 16 / 255)
     assert fixed.relative_step == pytest.approx(0.25)

@@ -52,6 +52,16 @@ def test_headline_budget_without_the_usual_one(new_run: Callable[..., Path]) -> 
     assert headline_budget(load_series([new_run("none", foes=(), saved=0)])) is None
 
 
+def test_of_picture_and_sound_the_headline_is_the_usual_budget_of_the_picture() -> None:
+    norm = "audio_visual(audio=0.3825*eps)"
+    known = {("linf audio", 0.003), (norm, 2 / 255), (norm, 8 / 255), (norm, 16 / 255)}
+
+    class Heard:
+        unions = dict.fromkeys(known)
+
+    assert headline_budget([Heard()]) == (norm, 8 / 255)  # type: ignore[list-item]
+
+
 def test_few_clips_and_a_single_budget_and_attack_are_said(new_run: Callable[..., Path]) -> None:
     series = load_series([new_run(clips=10, levels=(8,), foes=FOES[2:3], saved=0)])
     assert "Few clips" in titles(series)

@@ -60,6 +60,8 @@ class Manifest(Collection):
         labels = label_names(row["label"] for _, row in rows)
         if self.at_least is not None:
             rows = [(where, row) for where, row in rows if _reaches(where, row, self.at_least)]
+            if not rows:
+                raise InputError(f"No row of {table} reaches at_least={self.at_least}.")
         if self.divide is not None:
             rows = _divided(rows, [int(share) for share in self.divide])
         if self.split is not None:
@@ -78,6 +80,8 @@ _PARTS = ("train", "val", "test")
 
 def _reaches(where: str, row: Mapping[str, str], least: str) -> bool:
     column, _, bound = least.partition(":")
+    if column not in row:
+        raise unknown(f"column of at_least={least}, {where}:", column, row)
     value = _number(row.get(column, ""))
     if value is None:
         raise InputError(f"{where}: {column} is {row.get(column)!r}, not a number.")

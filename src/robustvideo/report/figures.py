@@ -27,6 +27,7 @@ from robustvideo.report.wording import (
     bounds,
     budget,
     class_name,
+    in_levels,
     norm_name,
     number,
     percent,
@@ -243,7 +244,7 @@ def confusion(series: Series, chosen: Budget) -> Confusion | None:
 
 
 def _budget_chart(series: Sequence[Series], norm: str, several_norms: bool) -> Chart:
-    scale = 255.0 if norm == "linf" else 1.0
+    scale = 255.0 if in_levels(norm) else 1.0
     budgets = sorted({eps for one in series for known, eps in one.unions if known == norm})
     most = budgets[-1]
     lines: list[Line] = []
@@ -268,7 +269,7 @@ def _budget_chart(series: Sequence[Series], norm: str, several_norms: bool) -> C
     return Chart(
         norm_name(norm) if several_norms else "",
         "; ".join(phrases),
-        f"budget ({norm_name(norm)}, in 1/255)" if norm == "linf" else f"budget ({norm_name(norm)})",
+        f"budget ({norm_name(norm)}, in 1/255)" if in_levels(norm) else f"budget ({norm_name(norm)})",
         "clips correctly recognised",
         _spaced([Tick(0, "0"), *(Tick(100 * eps / most, f"{eps * scale:.3g}") for eps in budgets)]),
         _SHARES,

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 
 from robustvideo.evaluation.columns import Columns
 from robustvideo.evaluation.metrics import AttackSummary, Interval, UnionSummary, summarise, union, wilson
 from robustvideo.evaluation.records import CLEAN
 from robustvideo.evaluation.run import Run, open_run
-from robustvideo.report.wording import defense_name
+from robustvideo.report.wording import defense_name, in_levels
 
 USUAL_BUDGET = 8 / 255
 """The field's usual Linf budget, about which a report speaks when it was measured."""
@@ -119,17 +120,18 @@ def class_names(run: Run) -> tuple[str, ...]:
 def headline_budget(series: Sequence[Series]) -> Budget | None:
     """The budget that the page speaks about: 8/255 where it was measured, else the one nearest below it.
 
-    Budgets that every series has come first; pixel-wise (Linf) ones before others. None without any attack.
+    Budgets that every series has come first; pixel-wise (Linf) ones before those that bound the sound as well, and
+    these before others. None without any attack.
     """
     shared = set.intersection(*(set(s.unions) for s in series)) if series else set()
     known = shared or {budget for s in series for budget in s.unions}
     if not known:
         return None
-    pixelwise = {b for b in known if b[0] == "linf"}
+    pixelwise = {b for b in known if b[0] == "linf"} or {b for b in known if in_levels(b[0])}
     if not pixelwise:
         return min(known)
     below = [b for b in pixelwise if b[1] <= USUAL_BUDGET * (1 + 1e-6)]
-    return max(below) if below else min(pixelwise)
+    return max(below, key=itemgetter(1)) if below else min(pixelwise, key=itemgetter(1))
 
 
 def _names(found: Sequence[Series]) -> list[str]:

@@ -96,9 +96,14 @@ def day(iso: str) -> str:
     return f"{moment.day} {moment:%B %Y, %H:%M} {moment.tzname() or ''}".strip()
 
 
+def in_levels(norm: str) -> bool:
+    """Whether a budget of this norm is one of pixels, told in levels of 255."""
+    return norm == "linf" or norm.startswith(_BOTH)
+
+
 def budget(eps: float, norm: str) -> str:
     """A budget in its own unit: "8/255" for pixels, "2 px" for shifts, a plain number otherwise."""
-    if norm == "linf" or norm.startswith(_BOTH):
+    if in_levels(norm):
         levels = eps * 255
         return f"{levels:.4g}/255" if abs(levels - round(levels)) > 1e-6 else f"{round(levels)}/255"
     return f"{eps:.3g}{THIN}px" if norm == "flow" else f"{eps:.3g}"

@@ -179,7 +179,8 @@ def find_subject(
 
 def reference_attack(attacks: Sequence[Attack], records: Sequence[Record], seed: int) -> GradientAttack:
     """The attack whose gradient is examined; see `find_subject`."""
-    pixelwise = [a for a in attacks if isinstance(a.threat, Linf) and a.threat == Linf(a.threat.eps)]
+    plain = Linf(USUAL_BUDGET)  # of all pixels; the sound has budgets that would be too small for them
+    pixelwise = [a for a in attacks if isinstance(a.threat, Linf) and replace(a.threat, eps=USUAL_BUDGET) == plain]
     budgets = [a.threat.parts[0].eps for a in pixelwise]
     usual = [eps for eps in budgets if eps <= USUAL_BUDGET * (1 + 1e-6)]
     eps = max(usual) if usual else min(budgets, default=USUAL_BUDGET)
