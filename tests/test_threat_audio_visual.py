@@ -31,8 +31,9 @@ def test_eps_is_the_picture_s_and_the_sound_s_follows() -> None:
         FGSM(AudioVisual(0, 0.012), eps=4 / 255)
 
 
-def test_the_label_is_without_the_picture_s_budget() -> None:
-    assert FGSM(AudioVisual(4 / 255)).label == FGSM(AudioVisual(2 / 255)).label
+def test_the_label_is_that_of_all_budgets_in_one_proportion() -> None:
+    assert FGSM(AudioVisual(4 / 255, 0.006)).label == FGSM(AudioVisual(2 / 255, 0.003)).label
+    assert FGSM(AudioVisual(4 / 255)).label != FGSM(AudioVisual(2 / 255)).label
 
 
 @pytest.mark.parametrize(("eps", "audio"), [(8 / 255, 0.012), (8 / 255, 0), (0, 0.012)])

@@ -83,5 +83,5 @@ def test_what_bounds_other_things_is_another_curve() -> None:
 def test_the_page_says_both() -> None:
     norm, eps = norm_and_eps(AudioVisual())
     assert budget(eps, norm) == "8/255"
-    assert norm_name(norm) == "L∞ (sound 0.3825*eps)"
+    assert norm_name(norm) == "L∞ (of sound 0.383 times as much)"
     assert changes(eps, norm) == "changes of at most 8/255 per pixel and 0.3825*eps per sound sample"

@@ -66,7 +66,8 @@ def test_framewise_every_frame_is_alone() -> None:
 @pytest.mark.parametrize("framewise", [False, True])
 def test_a_trained_denoiser_is_what_another_training_goes_on_from(framewise: bool, tmp_path: Path) -> None:
     first = VideoDiffusion(width=8, framewise=framewise).apply(ConvNet())
-    save_file(dict(first.state_dict()), str(tmp_path / "model.safetensors"))
+    state = {name: tensor.contiguous() for name, tensor in first.state_dict().items()}
+    save_file(state, str(tmp_path / "model.safetensors"))
     again = VideoDiffusion(start=f"trained:{tmp_path}/model.safetensors").apply(ConvNet())
     assert isinstance(again, BehindDenoiser)
     assert again.denoiser.framewise is framewise
