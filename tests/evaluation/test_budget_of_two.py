@@ -84,4 +84,4 @@ def test_the_page_says_both() -> None:
     norm, eps = norm_and_eps(AudioVisual())
     assert budget(eps, norm) == "8/255"
     assert norm_name(norm) == "L∞ (of sound 0.383 times as much)"
-    assert changes(eps, norm) == "changes of at most 8/255 per pixel and 0.3825*eps per sound sample"
+    assert changes(eps, norm) == "changes of at most 8/255 per pixel and 0.012 per sound sample"
