@@ -55,13 +55,8 @@ def attack(
     from robustvideo.attacks import load_attack
     from robustvideo.attacks.attack import judge
     from robustvideo.cli.device import resolve
-    from robustvideo.cli.film import check_out, counted, tell_of_uneven_times
+    from robustvideo.cli.film import check_out, counted, read_film
     from robustvideo.data import write_lossless
-    from robustvideo.data.decode import probe
-    from robustvideo.data.picture import Picture
-    from robustvideo.data.reading import Reading, read_clip
-    from robustvideo.data.sampling import Sampling
-    from robustvideo.data.sound import Sound
     from robustvideo.model import at_rest
     from robustvideo.models import load_model
     from robustvideo.models.loading import untrained
@@ -76,13 +71,7 @@ def attack(
         network = Defended(network, load_defense(defense))
     if window is not None or stride is not None:
         network = Windowed(network, window, stride)
-    facts = probe(video)
-    tell_of_uneven_times(video, facts.fps)
-    sound = Sound()
-    if facts.audio_rate is not None:
-        sound = Sound(True, facts.audio_rate, min(2, facts.audio_channels), facts.duration)
-    reading = Reading(Sampling(frames=facts.frames, stride=1), Picture(size=size), sound)
-    read = read_clip(video, reading).clip(video.name)
+    read, fps = read_film(video, size)
     deaf = network.sample_rate is None
     clip = (replace(read, audio=None, sample_rate=None) if deaf else read).to(resolve(device))
     zero = torch.zeros(1, dtype=torch.long, device=clip.device)
@@ -97,7 +86,7 @@ def attack(
     if deaf and read.audio is not None:
         print("The model does not hear: the sound is copied as it is.", file=sys.stderr)
         written = replace(written, audio=read.audio, sample_rate=read.sample_rate)
-    write_lossless(out, written, fps=facts.fps)
+    write_lossless(out, written, fps=fps)
     name = attacker.spec
     print(f"before  {_said(before, network)}")
     print(f"after   {_said(result.logits[0], network)}")
@@ -105,7 +94,7 @@ def attack(
     if not attacker.targeted and int(before.argmax()) != int(true):
         found = "was already wrong before"
     passes = f"{int(result.forward_passes[0])} forward and {int(result.backward_passes[0])} backward passes"
-    print(f"{found} {name} on {counted(facts.frames)}, {passes}\n{out}")
+    print(f"{found} {name} on {counted(clip.frames)}, {passes}\n{out}")
 
 
 def warn_of_untrained(specs: list[str]) -> None:

@@ -1,12 +1,16 @@
-"""What `attack` and `purify`, which make one video out of another, ask of both files."""
+"""What `attack` and `purify`, which make one video out of another, have to do with both files."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from robustvideo.errors import InputError
 from robustvideo.storage import check_writable
+
+if TYPE_CHECKING:
+    from robustvideo.clip import Clip
 
 
 def check_out(out: Path, video: Path) -> None:
@@ -21,6 +25,31 @@ def check_out(out: Path, video: Path) -> None:
     if out.exists() and video.exists() and out.samefile(video):
         raise InputError(f"--out {out} is the video itself, which would be lost: name another file.")
     check_writable(out)
+
+
+def read_film(video: Path, size: int | None) -> tuple[Clip, float]:
+    """All frames of a video with its sound, if it has any, as a batch of one; and its frames per second.
+
+    Args:
+        video: the file. Uneven times of its frames are told on stderr.
+        size: side of the square frames; None keeps the video's own shape.
+
+    Raises:
+        UnusableClip: the file is missing or damaged, or has no video.
+    """
+    from robustvideo.data.decode import probe
+    from robustvideo.data.picture import Picture
+    from robustvideo.data.reading import Reading, read_clip
+    from robustvideo.data.sampling import Sampling
+    from robustvideo.data.sound import Sound
+
+    facts = probe(video)
+    tell_of_uneven_times(video, facts.fps)
+    sound = Sound()
+    if facts.audio_rate is not None:
+        sound = Sound(True, facts.audio_rate, min(2, facts.audio_channels), facts.duration)
+    reading = Reading(Sampling(frames=facts.frames, stride=1), Picture(size=size), sound)
+    return read_clip(video, reading).clip(video.name), facts.fps
 
 
 def tell_of_uneven_times(video: Path, fps: float) -> None:

@@ -41,29 +41,18 @@ def purify(
     `robustvideo purify in.mp4 --defense 'videopure(precision=bf16)' --window 32 --out purified.mkv`
     """
     from robustvideo.cli.device import resolve
-    from robustvideo.cli.film import check_out, counted, tell_of_uneven_times
+    from robustvideo.cli.film import check_out, counted, read_film
     from robustvideo.data import write_lossless
-    from robustvideo.data.decode import probe
-    from robustvideo.data.picture import Picture
-    from robustvideo.data.reading import Reading, read_clip
-    from robustvideo.data.sampling import Sampling
-    from robustvideo.data.sound import Sound
     from robustvideo.progress import track
     from robustvideo.purification import load_defense
     from robustvideo.purification.windows import purify_video
 
     check_out(out, video)
     purifier = load_defense(defense).single()
-    facts = probe(video)
-    tell_of_uneven_times(video, facts.fps)
-    sound = Sound()
-    if facts.audio_rate is not None:
-        sound = Sound(True, facts.audio_rate, min(2, facts.audio_channels), facts.duration)
-    reading = Reading(Sampling(frames=facts.frames, stride=1), Picture(size=size), sound)
-    clip = read_clip(video, reading).clip(video.name)
+    clip, fps = read_film(video, size)
     with track(purifier.spec, clip.frames) as advance:
         purified = purify_video(purifier, clip.to(resolve(device)), window=window, overlap=overlap, advance=advance)
-    write_lossless(out, purified.to("cpu"), fps=facts.fps)
+    write_lossless(out, purified.to("cpu"), fps=fps)
     change = (purified.video.to("cpu") - clip.video).abs()
     moved = f"{float(change.mean()) * 255:.2f}/255 on average"
     print(f"{purifier.spec} on {counted(clip.frames)} changed pixels by {moved}")
