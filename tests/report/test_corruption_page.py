@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from browsing import CHROMIUM, on_phone_and_desktop
 
 from robustvideo.evaluation.corruption import MODES, AlignedTransfer, MaskedAccuracy
 from robustvideo.evaluation.metrics import Interval, wilson
 from robustvideo.evaluation.records import CLEAN
 from robustvideo.report.corruption import build_corruption_page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 THIN, MINUS = "\u202f", "\u2212"
 HOSTILE = "<script>window.hacked = 1</script>"
 
@@ -92,29 +91,16 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_a_browser_shows_it_without_complaint_on_desktop_and_phone(tmp_path: Path) -> None:
-    from playwright.sync_api import sync_playwright
-
     text(tmp_path, {f"trained:{'long' * 20}/{name}/model.safetensors": masked() for name in "abc"}, aligned())
-    complaints: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        for width in (375, 1280):
-            page = browser.new_page(viewport={"width": width, "height": 900})
-            page.on("console", lambda message: complaints.append(message.text))
-            page.on("pageerror", lambda error: complaints.append(str(error)))
-            page.on("request", lambda request: complaints.append(request.url) if "file:" not in request.url else None)
-            page.goto((tmp_path / "p.html").as_uri())
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            areas = page.locator(".chart .area").all()
-            assert len(areas) == 4
-            for area in areas:
-                box = area.bounding_box()
-                assert box is not None
-                assert box["width"] > 150
-                for mark in area.locator(".mark").all():
-                    own = mark.bounding_box()
-                    assert own is not None
-                    assert box["x"] - 6 <= own["x"] + own["width"] / 2 <= box["x"] + box["width"] + 6
-                    assert box["y"] - 6 <= own["y"] + own["height"] / 2 <= box["y"] + box["height"] + 6
-        browser.close()
-    assert complaints == []
+    for page in on_phone_and_desktop(tmp_path / "p.html"):
+        areas = page.locator(".chart .area").all()
+        assert len(areas) == 4
+        for area in areas:
+            box = area.bounding_box()
+            assert box is not None
+            assert box["width"] > 150
+            for mark in area.locator(".mark").all():
+                own = mark.bounding_box()
+                assert own is not None
+                assert box["x"] - 6 <= own["x"] + own["width"] / 2 <= box["x"] + box["width"] + 6
+                assert box["y"] - 6 <= own["y"] + own["height"] / 2 <= box["y"] + box["height"] + 6

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from browsing import CHROMIUM, on_phone_and_desktop
 from typer.testing import CliRunner
 
 from robustvideo.cli import app
@@ -16,7 +16,6 @@ from robustvideo.evaluation.routing import Answer, Measured, Routes, summarise
 from robustvideo.models import load_model
 from robustvideo.report.routing import build_routing_page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MODEL = "video_moe?expert=r3d_small&experts=3"
 DATA = "embedded:kinetic?split=test&clips=3"
 
@@ -99,22 +98,10 @@ def test_it_has_help_with_examples() -> None:
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_a_browser_shows_it_without_complaint_on_desktop_and_phone(written: Path) -> None:
-    from playwright.sync_api import sync_playwright
-
-    complaints: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        for width in (375, 1280):
-            page = browser.new_page(viewport={"width": width, "height": 900})
-            page.on("console", lambda message: complaints.append(message.text))
-            page.on("pageerror", lambda error: complaints.append(str(error)))
-            page.goto((written / "routing.html").as_uri())
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            assert page.locator("article.passage").count() == 2
-            assert page.locator("svg.steps").count() == 2
-            boxes = [box.bounding_box() for box in page.locator("svg.steps").all()]
-            assert all(box is not None and box["width"] > 20 and box["height"] > 10 for box in boxes)
-            broken = "[...document.images].filter(i => !i.naturalWidth).length"
-            assert page.evaluate(broken) == 0
-        browser.close()
-    assert complaints == []
+    for page in on_phone_and_desktop(written / "routing.html"):
+        assert page.locator("article.passage").count() == 2
+        assert page.locator("svg.steps").count() == 2
+        boxes = [box.bounding_box() for box in page.locator("svg.steps").all()]
+        assert all(box is not None and box["width"] > 20 and box["height"] > 10 for box in boxes)
+        broken = "[...document.images].filter(i => !i.naturalWidth).length"
+        assert page.evaluate(broken) == 0
