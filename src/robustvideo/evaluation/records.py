@@ -304,9 +304,13 @@ def _bytes(array: pa.Array) -> Iterator[bytes | pa.Buffer]:
 
 
 def _opened(path: Path, read: Any) -> Any:
-    """What ``read`` makes of an open file that holds our columns."""
+    """What ``read`` makes of an open file that holds our columns.
+
+    Arrow opens it: of a file of Python's, its threads hold buffers that they may only let go of under the lock of an
+    interpreter which by then may be at its end, and the process aborts.
+    """
     try:
-        with path.open("rb") as file:
+        with pa.OSFile(str(path)) as file:
             found = read(file)
         if (found if isinstance(found, pa.Schema) else found.schema).remove_metadata() not in (SCHEMA, _EARLIER):
             raise pa.ArrowInvalid("other columns")
