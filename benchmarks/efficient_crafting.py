@@ -5,6 +5,7 @@
 AcV on 40 frames (20 time steps) of surv_fight, ten gradients of TMA per clip: every time step crafted for itself; one
 perturbation per segment found on 20 % of the steps; one per time step, found on 20 % at a time; and the curriculum (5
 to 20 % of the steps, 2 to 10 gradients). Beside them two gradients on whole clips, as many passes as ten on 20 %.
+Step by step keeps the better of its last point and its peak, two passes in full precision; segments their last point.
 In turn, A B C A B C, three epochs each; the table shows the fastest epoch but the first, which decodes.
 """
 

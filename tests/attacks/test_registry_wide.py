@@ -91,6 +91,19 @@ def test_the_result_is_lawful_and_its_verdict_is_the_model_s(name: str) -> None:
     assert torch.allclose(levels, levels.round(), atol=1e-6)
 
 
+@pytest.mark.parametrize("early_stop", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_training_crafts_the_clips_of_a_call(name: str, early_stop: bool) -> None:
+    attack = small(name, early_stop=early_stop, eps=2 / 255)
+    model = Able().double()
+    clip, labels = some_clips(attack), torch.tensor([0, 1, 2])
+    called, crafted = attack(model, clip, labels).clip, attack.craft(model, clip, labels)
+    assert torch.equal(crafted.video, called.video)
+    assert (crafted.audio is None) == (called.audio is None)
+    if crafted.audio is not None and called.audio is not None:
+        assert torch.equal(crafted.audio, called.audio)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_call_gives_the_same_result_and_ignores_the_global_seed(name: str) -> None:
     attack = small(name, eps=2 / 255)

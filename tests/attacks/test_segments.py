@@ -49,6 +49,17 @@ def test_a_segment_per_step_seen_whole_is_the_dense_attack(copies: int) -> None:
     assert plan.number.tolist() == [list(range(FRAMES))] * 3
 
 
+def test_crafting_alone_asks_for_no_verdict() -> None:
+    model, passes = Able().double(), []
+    model.register_forward_pre_hook(lambda *_: passes.append(1))
+    attack = SegmentTMA(LOOSE, segments=2, steps=3, early_stop=False)
+    attack(model, *case())
+    called = len(passes)
+    attack.craft(model, *case())
+    assert called >= 1
+    assert len(passes) == called + called - 1
+
+
 def test_one_segment_has_one_perturbation() -> None:
     clip, labels = case(rest=3)
     attack = SegmentTMA(AudioVisual(8 / 255, 0.012), segments=1, steps=3, early_stop=False)

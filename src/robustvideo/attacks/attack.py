@@ -8,7 +8,8 @@ model's own precision. Only that verdict is returned.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field, replace
 from typing import ClassVar, Literal, final
 
@@ -192,26 +193,29 @@ class Attack(ABC):
             InputError: clips out of range, labels that do not fit, or a model that does not return finite logits.
             ConstraintViolated: the attack left its threat model (a defect of the attack).
         """
-        _check(clip, labels)
-        with (
-            at_rest(model),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.autocast(clip.device.type, enabled=False),
-        ):
-            problem = self.problem(model, clip.detach(), labels.long().clone(), eps, masks)
+        with self._posed(model, clip, labels, eps, masks) as problem:
             result = self.solve(problem)
-        lawful = problem.threat.verify(problem.clip, result.clip, problem.masks, problem.eps)
-        if not lawful.all():
-            name = clip.ids[int((~lawful).nonzero()[0])]
-            raise ConstraintViolated(
-                f"{self.spec} left its threat model on clip {name}: this is a bug, please report it."
-            )
+        self._must_be_lawful(problem, result.clip)
         return result
+
+    @final
+    def craft(self, model: Model, clip: Clip, labels: Tensor, *, eps: Sequence[Tensor] | None = None) -> Clip:
+        """Adversarial clips alone, for training: the clips of a call, without a verdict that only a reader would need.
+
+        Args, Raises: see `__call__`.
+        """
+        with self._posed(model, clip, labels, eps, None) as problem:
+            crafted = self.solve_unjudged(problem)
+        self._must_be_lawful(problem, crafted)
+        return crafted
 
     @abstractmethod
     def solve(self, problem: Problem) -> AttackResult:
         """Search for adversarial clips. The model is frozen and in evaluation mode."""
+
+    def solve_unjudged(self, problem: Problem) -> Clip:
+        """The clips that `solve` finds. To be overridden where the search itself does not ask for the last verdict."""
+        return self.solve(problem).clip
 
     @property
     def call(self) -> Call:
@@ -292,6 +296,33 @@ class Attack(ABC):
             seed=self.seed,
         )
         return self.restrict(posed)
+
+    @contextmanager
+    def _posed(
+        self,
+        model: Model,
+        clip: Clip,
+        labels: Tensor,
+        eps: Sequence[Tensor] | None,
+        masks: Sequence[Tensor | None] | None,
+    ) -> Iterator[Problem]:
+        """The problem of a call, with the model at rest and gradients on, whatever the caller's state."""
+        _check(clip, labels)
+        with (
+            at_rest(model),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(clip.device.type, enabled=False),
+        ):
+            yield self.problem(model, clip.detach(), labels.long().clone(), eps, masks)
+
+    def _must_be_lawful(self, problem: Problem, found: Clip) -> None:
+        lawful = problem.threat.verify(problem.clip, found, problem.masks, problem.eps)
+        if not lawful.all():
+            name = problem.clip.ids[int((~lawful).nonzero()[0])]
+            raise ConstraintViolated(
+                f"{self.spec} left its threat model on clip {name}: this is a bug, please report it."
+            )
 
 
 attacks: Registry[Attack] = Registry("attack", "attacks", "robustvideo.attacks")

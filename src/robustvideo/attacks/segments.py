@@ -77,6 +77,21 @@ class SegmentTMA(TMA):
         return replace(super().loss(), dropout=kept)
 
     def solve(self, problem: Problem) -> AttackResult:
+        found = self._found(problem)
+        rows = torch.full((len(problem.clip),), self.steps, device=problem.clip.device)
+        return conclude(
+            problem,
+            found.variables,
+            first_success_step=rows,
+            loss_trace=found.trace,
+            forward_passes=torch.full_like(rows, math.ceil(found.forwards)),
+            backward_passes=torch.full_like(rows, math.ceil(found.backwards)),
+        )
+
+    def solve_unjudged(self, problem: Problem) -> Clip:
+        return problem.threat.store(problem.clip, self._found(problem).variables, problem.masks, problem.eps)
+
+    def _found(self, problem: Problem) -> _Found:
         loss = self.loss()
         problem = replace(problem, reference=loss.reference(problem), seed=(self.seed, 0))
         plan = Plan.of(problem, self.segments, self.ratio)
@@ -110,15 +125,17 @@ class SegmentTMA(TMA):
                 moved, states[i] = rule.step(here, states[i])
                 bound = per_clip(problem.eps[i], moved)
                 variables[i] = moved.clamp(-bound, bound)
-        rows = torch.full((len(problem.clip),), self.steps, device=problem.clip.device)
-        return conclude(
-            problem,
-            plan.everywhere(problem, variables),
-            first_success_step=rows,
-            loss_trace=trace,
-            forward_passes=torch.full_like(rows, math.ceil(forwards)),
-            backward_passes=torch.full_like(rows, math.ceil(backwards)),
-        )
+        return _Found(plan.everywhere(problem, variables), trace, forwards, backwards)
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Where the climb ended: the perturbation of the whole clips, the objective at each step, passes per clip."""
+
+    variables: Variables
+    trace: Tensor
+    forwards: float
+    backwards: float
 
 
 @dataclass(frozen=True, eq=False)

@@ -153,10 +153,10 @@ class Part(ThreatModel):
     def within_box_and_grid(self, clean: Tensor, changed: Tensor) -> Tensor:
         """(B,) bool: values inside the box; on the grid, or where the clean value is untouched."""
         low, high = self.box
-        ok = (changed == clean) | ((changed >= low) & (changed <= high))
+        ok = (changed >= low).logical_and_(changed <= high)
         if self.stored:
-            ok &= (changed == clean) | (self._round(changed) == changed)
-        return ok.flatten(1).all(1)
+            ok.logical_and_(self._round(changed) == changed)
+        return ok.logical_or_(changed == clean).flatten(1).all(1)
 
     def within_support(self, clean: Tensor, changed: Tensor, mask: Tensor | None) -> Tensor:
         """(B,) bool: nothing changed outside the mask."""
@@ -166,7 +166,7 @@ class Part(ThreatModel):
 
     def _round(self, signal: Tensor) -> Tensor:
         levels = GRID[self.modality]
-        return (signal * levels).round() / levels
+        return (signal * levels).round_().div_(levels)
 
 
 threats: Registry[ThreatModel] = Registry("threat model", "threats", "robustvideo.threat")

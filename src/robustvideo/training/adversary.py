@@ -49,7 +49,7 @@ def attacked(
     if eps == 0:
         return clip
     given = None if eps is None else budgets(attack, clip, eps)
-    return attack.with_seed(seed)(network, clip, labels, eps=given).clip
+    return attack.with_seed(seed).craft(network, clip, labels, eps=given)
 
 
 def random_start(problem: Problem) -> Variables:
