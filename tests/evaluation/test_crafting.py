@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -69,8 +70,13 @@ def test_transfer_crafts_once_and_the_diagonal_is_the_white_box(network_file: Pa
             assert b["surrogate"] == ("" if b["attack"] == "clean" else "own")
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "crafted").iterdir()}
     assert 0 < len(kept) <= 2 * 2  # two batches, two attacks; nothing is crafted where nothing is recognised
-    evaluate(model, tmp_path / "third", surrogates=[surrogate])
+    evaluate(model, tmp_path / "third", surrogates=[Surrogate("own", model, tmp_path / "crafted")])
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "crafted").iterdir()} == kept
+    edited = copy.deepcopy(model)
+    with torch.no_grad():
+        next(edited.parameters()).mul_(0.5)
+    evaluate(model, tmp_path / "fourth", surrogates=[Surrogate("own", edited, tmp_path / "crafted")])
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "crafted").iterdir()}.keys() > kept.keys()
 
 
 def test_clips_for_another_model_go_on_where_the_surrogate_has_failed(network_file: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from robustvideo.attacks.attack import Attack, AttackResult, Verdict, judge
 from robustvideo.clip import Clip, concatenate
+from robustvideo.evaluation.identity import digest_of
 from robustvideo.model import Model, at_rest, is_out_of_memory
 from robustvideo.randomness import ClipRandom, seed_for
 from robustvideo.storage import local_copy, slug, write_atomically
@@ -59,7 +61,8 @@ def in_halves(work: Callable[[Clip, Tensor], R], clip: Clip, labels: Tensor, joi
 class Surrogate:
     """A model that clips are crafted on, to be tested on another one.
 
-    What is crafted does not depend on the target, so it is kept on disk and serves every target of a suite.
+    What is crafted does not depend on the target, so it is kept on disk and serves every target of a suite. A surrogate
+    that has changed under its name crafts anew.
 
     Attributes:
         name: its spec, for the records.
@@ -71,9 +74,15 @@ class Surrogate:
     model: Model
     folder: Path
 
+    @cached_property
+    def digest(self) -> str:
+        """What the model is, see `digest_of`."""
+        return digest_of(self.model)
+
     def craft(self, attack: Attack, clip: Clip, labels: Tensor) -> AttackResult:
         """The surrogate's adversarial clips, whether or not it is fooled by them; see `craft_for_others`."""
-        key = slug("\x1f".join((self.name, "all steps", attack.spec, *clip.ids, *map(str, labels.tolist()))))
+        said = (self.name, self.digest, "all steps", attack.spec, *clip.ids, *map(str, labels.tolist()))
+        key = slug("\x1f".join(said))
         path = self.folder / f"{key}.safetensors"
         if path.exists():
             with local_copy(path) as file:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
 
 from robustvideo.attacks import Attack
 from robustvideo.data import load_data
@@ -16,13 +11,14 @@ from robustvideo.data.dataset import UnusableClip, VideoDataset
 from robustvideo.errors import InputError
 from robustvideo.evaluation.crafting import Surrogate
 from robustvideo.evaluation.engine import Engine, Name, load_engine
+from robustvideo.evaluation.identity import code_of, digest_of, settings_of
 from robustvideo.evaluation.records import Record, finished_items, merge_shards, shard, write_shard
 from robustvideo.evaluation.run import Manifest, Run, environment, now, open_run, start_run
 from robustvideo.evaluation.runner import NO_DEFENSE, Runner
 from robustvideo.evaluation.suite import Suite
 from robustvideo.evaluation.trust import examine_run
 from robustvideo.evaluation.trust.check import FILE as TRUST
-from robustvideo.model import Model, WrappedModel, device_of
+from robustvideo.model import Model, device_of
 from robustvideo.models import load_model
 from robustvideo.progress import track
 from robustvideo.purification import Defended, Purifier
@@ -103,18 +99,18 @@ def evaluate(
         raise InputError("Name at least one defence, none of them twice (None is the model as it is).")
     configuration = {
         "model": model_spec,
-        "model_digest": _digest(model),
+        "model_digest": digest_of(model),
         "data": data.spec,
         "data_fingerprint": data.fingerprint(),
         "attacks": [attack.spec for attack in attacks],
         "batch_size": batch_size,
         "save_clips": save_clips,
-        "surrogates": {surrogate.name: _digest(surrogate.model) for surrogate in surrogates},
+        "surrogates": {surrogate.name: surrogate.digest for surrogate in surrogates},
         "codecs": list(codecs),
-        "defenses": [[name, _digest(m.network) if isinstance(m, Defended) else ""] for name, m in defended.items()],
+        "defenses": [[name, digest_of(m.network) if isinstance(m, Defended) else ""] for name, m in defended.items()],
     }
-    if not is_named or _code(model):  # of a name, the spec says all
-        configuration["model_settings"] = _settings(model)
+    if not is_named or code_of(model):  # of a name, the spec says all
+        configuration["model_settings"] = settings_of(model)
     runner = Runner(
         defended,
         data,
@@ -270,32 +266,3 @@ def _split(run: Run) -> None:
         write_shard(shard(run.path, item), records)
     for path in merged:
         path.unlink(missing_ok=True)
-
-
-def _code(model: nn.Module) -> str:
-    """The hashes of the source of every user's own model in a model; empty when all of it is this package's."""
-    return "".join(module.code_digest for module in model.modules() if isinstance(module, Model))
-
-
-def _settings(model: Model) -> list[dict[str, Any]]:
-    """What stands before the weights in every model of a model: none of it is in a tensor."""
-    found = []
-    for module in model.modules():
-        if isinstance(module, Model):
-            facts: dict[str, Any] = {"frames": module.frames, "size": list(module.size) if module.size else None}
-            if isinstance(module, WrappedModel):
-                facts |= {"channel_order": module.channel_order, "layout": module.layout}
-            found.append(facts)
-    return found
-
-
-def _digest(model: nn.Module | None) -> str:
-    """A hash of every weight, every buffer and a user's own code: two runs belong together only if it is the same."""
-    if model is None:
-        return ""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()]):
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    digest.update(_code(model).encode())
-    return digest.hexdigest()
