@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from robustvideo.cli import app
 from robustvideo.data import load_data, write_lossless
 from robustvideo.evaluation.records import read_records
+from robustvideo.training import train
+from robustvideo.training.recipe import make_recipe
 
 MODEL = """
 import torch
@@ -154,6 +156,32 @@ def test_a_corrupt_clip_is_recorded_and_the_run_goes_on(place: Path, tmp_path: P
     assert unusable[0].message.rstrip(".") in result.stderr
     assert "corrupt" in unusable[0].message
     assert len({r.sample_id for r in records if r.status == "ok"}) == 3
+
+
+def test_a_sweep_leaves_a_corrupt_clip_out(place: Path, tmp_path: Path) -> None:
+    for name in ("with_corrupt", "clips"):
+        source = ["--model", f"file:{place}/model.py:build", "--data", f"manifest:{place}/{name}.csv?frames=8&size=32"]
+        options = ["--eps", "8/255", "--steps", "1", "--device", "cpu", "--out", str(tmp_path / name)]
+        result = CliRunner().invoke(app, ["sweep", *source, *options])
+        assert result.exit_code == 0, result.output
+        assert ("1 of 4 clips could not be read." in result.stdout) == (name == "with_corrupt")
+    with_hole, without = (json.loads((tmp_path / n / "sweep.json").read_text())[0] for n in ("with_corrupt", "clips"))
+    assert with_hole["clips"] == without["clips"] == 3
+    assert with_hole["loss"] == without["loss"]
+
+
+def test_training_goes_on_without_a_corrupt_clip(place: Path, tmp_path: Path) -> None:
+    recipe = {
+        "title": "holed",
+        "model": "r2plus1d_small?frames=8&size=32",
+        "data": dict.fromkeys(("train", "val"), f"manifest:{place}/with_corrupt.csv?frames=8&size=32"),
+        "epochs": 2,
+        "batch_size": 2,
+        "lr": 0.01,
+    }
+    with pytest.warns(UserWarning, match="corrupt.*takes its place in training"):
+        outcome = train(make_recipe(recipe, "holed"), tmp_path / "run", quiet=True)
+    assert outcome.accuracies["val"].clips == 3
 
 
 def test_no_usable_clip_is_an_error(place: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from robustvideo.clip import Clip
 from robustvideo.data import load_data
+from robustvideo.data.dataset import Subset, UnusableClip, VideoDataset
 from robustvideo.errors import InputError
 from robustvideo.training.batches import Clips, Plan, Stored, join, read
 
@@ -56,6 +57,45 @@ def test_clips_come_back_bit_for_bit_also_from_memory(workers: int) -> None:
             assert torch.equal(clip.video, torch.cat([data.clip(i).video for i in indices]))
             assert torch.equal(clip.signal("audio"), torch.cat([data.clip(i).signal("audio") for i in indices]))
     assert clips._filled.tolist() == [True, False, False, False, True, True]
+
+
+class Holed(Subset):
+    """A data set some of whose files are damaged."""
+
+    def __init__(self, parent: VideoDataset, damaged: set[int]):
+        super().__init__(parent, range(len(parent)))
+        self.damaged = damaged
+
+    def clip(self, index: int) -> Clip:
+        if index in self.damaged:
+            raise UnusableClip(f"{self.samples[index].id} is damaged.")
+        return super().clip(index)
+
+
+def test_the_next_clip_of_its_class_stands_in_for_one_that_cannot_be_read() -> None:
+    data = load_data("embedded:kinetic?split=val&clips=24")
+    label = data.samples[0].label
+    same = [i for i, sample in enumerate(data.samples) if sample.label == label]
+    clips = Clips(Holed(data, {same[0], same[1]}), shared=False)
+    wanted = [same[0], same[1], same[2]]
+    with pytest.warns(UserWarning, match=f"{data.samples[same[0]].id} is damaged. It is left out; "):
+        (batch,) = read(clips, [wanted], CPU, 0)
+    clip, labels = batch.restore(CPU)
+    assert clip.ids == (data.samples[same[2]].id,) * 3
+    assert labels.tolist() == [label] * 3
+    assert torch.equal(clip.video, data.clip(same[2]).video.expand(3, -1, -1, -1, -1))
+    assert clips.asked(wanted, clip) == [2]
+
+
+def test_a_class_without_a_readable_clip_is_stood_in_for_by_another() -> None:
+    data = load_data("embedded:kinetic?split=val&clips=24")
+    first = {i for i, sample in enumerate(data.samples) if sample.label == data.samples[0].label}
+    with pytest.warns(UserWarning, match="takes its place"):
+        clip, labels = Clips(Holed(data, first), shared=False)[0].restore(CPU)
+    stand_in = [i for i, sample in enumerate(data.samples) if sample.id == clip.ids[0]]
+    assert labels.tolist() == [data.samples[stand_in[0]].label]
+    with pytest.raises(UnusableClip, match="is damaged"):
+        Clips(Holed(data, set(range(24))), shared=False)
 
 
 def test_reading_leaves_the_global_random_state_alone() -> None:

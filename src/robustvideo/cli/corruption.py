@@ -47,7 +47,7 @@ def corruption(
 
     from robustvideo.cli.device import resolve
     from robustvideo.data import load_data
-    from robustvideo.data.dataset import collate
+    from robustvideo.data.dataset import usable_batches
     from robustvideo.errors import InputError
     from robustvideo.evaluation.corruption import MODES, RATIOS, alignment_study, masking_study, rank_correlation
     from robustvideo.evaluation.suite import make_suite
@@ -63,10 +63,11 @@ def corruption(
     if len({network.labels for network in models.values()} - {None}) > 1:
         raise InputError("The models must have the same classes in the same order.")
     source = load_data(data, labels=models[surrogate].labels)
-    batches = []
-    for start in range(0, min(clips, len(source)), batch_size):
-        clip, labels = collate([source[i] for i in range(start, min(start + batch_size, clips, len(source)))])
-        batches.append((clip.to(place), labels.to(place)))
+    wanted = source.subset(range(min(clips, len(source))))
+    unusable: dict[str, str] = {}
+    batches = list(usable_batches(wanted, batch_size, place, unusable))
+    if unusable:
+        print(f"{len(unusable)} of {len(wanted)} clips could not be read: {next(iter(unusable.values()))}")
     if batches[0][0].audio is None:
         raise InputError(f"{data} has no sound: add audio=true, or audio_rate=.")
     count = sum(len(clip) for clip, _ in batches)

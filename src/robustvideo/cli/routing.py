@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from robustvideo.clip import Clip
     from robustvideo.data import VideoDataset
     from robustvideo.evaluation.routing import Measured
 
@@ -56,6 +52,7 @@ def routing(
     """
     from robustvideo.cli.device import resolve
     from robustvideo.data import load_data
+    from robustvideo.data.dataset import usable_batches
     from robustvideo.evaluation.routing import CLEAN, measure_routing
     from robustvideo.evaluation.suite import make_suite
     from robustvideo.models import load_model
@@ -81,13 +78,13 @@ def routing(
     measured: list[Measured] = []
     pictures: dict[str, bytes] = {}
     labels: tuple[str, ...] = ()
-    unusable: set[str] = set()
+    unusable: dict[str, str] = {}
     for spec in models:
         model = load_model(spec, device=place)
         clips = load_data(data, labels=model.labels)
         labels = model.labels or clips.labels
         pictures = pictures or _pictures(clips, show)
-        batches = _batches(clips, batch_size, place, unusable)
+        batches = usable_batches(clips, batch_size, place, unusable)
         with track(f"routing of {spec}", len(clips) * len(attacks)) as advance:
             measured.append(measure_routing(model, batches, attacks, spec, advance))
         for row in measured[-1].summaries:
@@ -107,26 +104,6 @@ def routing(
         command=command,
     )
     print(page)
-
-
-def _batches(data: VideoDataset, size: int, device: str, unusable: set[str]) -> Iterator[tuple[Clip, Tensor]]:
-    """Usable clips with their labels; the ids of the others go into ``unusable``."""
-    import torch
-
-    from robustvideo.clip import concatenate
-    from robustvideo.data import UnusableClip
-
-    for start in range(0, len(data), size):
-        clips: list[Clip] = []
-        labels: list[int] = []
-        for index in range(start, min(start + size, len(data))):
-            try:
-                clips.append(data.clip(index))
-                labels.append(data.samples[index].label)
-            except UnusableClip:
-                unusable.add(data.samples[index].id)
-        if clips:
-            yield concatenate(clips).to(device), torch.tensor(labels, device=device)
 
 
 def _pictures(data: VideoDataset, count: int) -> dict[str, bytes]:

@@ -41,6 +41,8 @@ def sweep(
     network = load_model(model, device=resolve(device))
     clips = load_data(data, labels=network.labels)
     surfaces = run(network, clips, eps=budgets, steps=steps, out=out, batch_size=batch_size, seed=seed)
+    if surfaces[0].clips < len(clips):
+        print(f"{len(clips) - surfaces[0].clips} of {len(clips)} clips could not be read.")
     for surface in surfaces:
         best = surface.best_step_size(steps)
         print(

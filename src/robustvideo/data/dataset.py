@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -165,3 +165,33 @@ def collate(items: Sequence[tuple[Clip, int]]) -> tuple[Clip, Tensor]:
         InputError: clips of different shapes.
     """
     return concatenate([clip for clip, _ in items]), torch.tensor([label for _, label in items])
+
+
+def usable_batches(
+    data: VideoDataset, size: int, device: str | torch.device, unusable: dict[str, str]
+) -> Iterator[tuple[Clip, Tensor]]:
+    """Batches of the clips of a data set that can be read, with their labels (int64).
+
+    Args:
+        data: the clips, taken in order.
+        size: clips of the data set per batch; unusable ones make it smaller.
+        device: where the batches go.
+        unusable: takes up the ids of the others, each with the reason.
+
+    Raises:
+        InputError: clips of different shapes; or, at the end, that not one could be read.
+    """
+    found = False
+    for start in range(0, len(data), size):
+        items = []
+        for index in range(start, min(start + size, len(data))):
+            try:
+                items.append(data[index])
+            except UnusableClip as error:
+                unusable[data.samples[index].id] = str(error)
+        if items:
+            found = True
+            clip, labels = collate(items)
+            yield clip.to(device), labels.to(device)
+    if not found:
+        raise InputError(f"No clip of {data.spec} can be read: {next(iter(unusable.values()), 'it has none')}")

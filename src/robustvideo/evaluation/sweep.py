@@ -18,8 +18,7 @@ import torch
 
 from robustvideo.attacks import PGD
 from robustvideo.attacks.attack import Precision
-from robustvideo.clip import concatenate
-from robustvideo.data.dataset import VideoDataset
+from robustvideo.data.dataset import VideoDataset, usable_batches
 from robustvideo.errors import InputError, RunConflict
 from robustvideo.model import Model, device_of
 from robustvideo.progress import track
@@ -35,7 +34,7 @@ class Surface:
         step_sizes: step sizes tried, fractions of the range, ascending.
         loss: one row per step size: mean cross-entropy over the clips after 0, 1, ..., n steps.
         robust_accuracy: per step size, share of clips that stand after all steps (verified, stored clips).
-        clips: number of clips.
+        clips: number of clips that could be read.
     """
 
     eps: float
@@ -94,7 +93,7 @@ def sweep(
 
     Args:
         model: the model under attack.
-        data: clips and labels; all are used.
+        data: clips and labels; all that can be read are used.
         eps: budgets, fractions of the range.
         relative_steps: step sizes as multiples of the budget.
         steps: the largest number of steps.
@@ -137,7 +136,7 @@ def sweep(
                     step_sizes=[ratio * budget for ratio in sorted(relative_steps)],
                     loss=[cell["loss"] for cell in cells],
                     robust_accuracy=[cell["robust_accuracy"] for cell in cells],
-                    clips=len(data),
+                    clips=min(cell.get("clips", len(data)) for cell in cells),
                 )
             )
     write_text(out / "sweep.json", json.dumps([asdict(s) for s in surfaces], indent=2))
@@ -161,18 +160,16 @@ def fit_law(surfaces: Sequence[Surface], steps: int) -> Law:
 
 
 def _cell(model: Model, data: VideoDataset, attack: PGD, batch_size: int) -> dict[str, object]:
-    """Mean loss after 0, 1, ... steps, and robust accuracy, over all clips (misclassified ones included)."""
-    device = device_of(model)
+    """Mean loss after 0, 1, ... steps, and robust accuracy, over all clips that can be read
+    (misclassified ones included)."""
     total = torch.zeros(attack.steps, dtype=torch.float64)
-    standing = 0
-    for first in range(0, len(data), batch_size):
-        indices = range(first, min(first + batch_size, len(data)))
-        clip = concatenate([data.clip(i) for i in indices]).to(device)
-        labels = torch.tensor([data.samples[i].label for i in indices], device=device)
+    standing = clips = 0
+    for clip, labels in usable_batches(data, batch_size, device_of(model), {}):
         result = attack(model, clip, labels)
         total += result.loss_trace.double().sum(0).cpu()
         standing += int((~result.success).sum())
-    return {"loss": (total / len(data)).tolist(), "robust_accuracy": standing / len(data)}
+        clips += len(clip)
+    return {"loss": (total / clips).tolist(), "robust_accuracy": standing / clips, "clips": clips}
 
 
 def _claim(out: Path, configuration: dict[str, object]) -> None:

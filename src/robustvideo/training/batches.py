@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from robustvideo.clip import Clip
-from robustvideo.data.dataset import VideoDataset
+from robustvideo.data.dataset import UnusableClip, VideoDataset
 from robustvideo.errors import InputError
 from robustvideo.randomness import seed_for
 from robustvideo.threat import GRID
@@ -86,18 +87,25 @@ def join(items: Sequence[Stored]) -> Stored:
 class Clips(Dataset[Stored]):
     """The clips of a data set as integers, kept in memory after the first reading where all of them fit in 4 GiB.
 
+    A file that cannot be read ends no training: the next clip of its class takes its place, or, where there is none,
+    the next of any, with a warning that names both. Batches stay full, and the same after a restart. Accuracy is
+    counted without stand-ins, see `asked`.
+
     Args:
         data: where they come from.
         shared: several processes will read, and share what they keep.
+
+    Raises:
+        UnusableClip: no clip can be read.
     """
 
     def __init__(self, data: VideoDataset, shared: bool):
         self.data = data
-        first = Stored.of(data.clip(0), data.samples[0].label)
-        self._rate = first.sample_rate
-        tensors = [first.video] if first.audio is None else [first.video, first.audio]
         self._kept: list[Tensor] = []
         self._filled = torch.zeros(0, dtype=torch.bool)
+        first = self[0]
+        self._rate = first.sample_rate
+        tensors = [first.video] if first.audio is None else [first.video, first.audio]
         if sum(t.numel() * t.element_size() for t in tensors) * len(data) <= _KEEP_BYTES:
             self._kept = [torch.empty(len(data), *t.shape[1:], dtype=t.dtype) for t in tensors]
             self._filled = torch.zeros(len(data), dtype=torch.bool)
@@ -109,6 +117,28 @@ class Clips(Dataset[Stored]):
         return len(self.data)
 
     def __getitem__(self, index: int) -> Stored:
+        try:
+            return self._read(index)
+        except UnusableClip as failure:
+            return self._stand_in(index, failure)
+
+    def asked(self, indices: Sequence[int], clip: Clip) -> list[int]:
+        """Rows of a batch of the clips at ``indices`` that are those clips, and no stand-ins."""
+        return [row for row, index in enumerate(indices) if self.data.samples[index].id == clip.ids[row]]
+
+    def _stand_in(self, index: int, failure: UnusableClip) -> Stored:
+        samples = self.data.samples
+        after = [(index + step) % len(samples) for step in range(1, len(samples))]
+        for place in sorted(after, key=lambda place: samples[place].label != samples[index].label):
+            try:
+                item = self._read(place)
+            except UnusableClip:
+                continue
+            warnings.warn(f"{failure} It is left out; {item.ids[0]} takes its place in training.", stacklevel=3)
+            return item
+        raise failure
+
+    def _read(self, index: int) -> Stored:
         sample = self.data.samples[index]
         if self._kept and self._filled[index]:
             video, *audio = (tensor[index : index + 1] for tensor in self._kept)

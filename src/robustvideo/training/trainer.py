@@ -284,9 +284,19 @@ class Trainer:
         size = self._part_size
         mine = range(rank, len(clips), world)
         batches = [list(mine[start : start + size]) for start in range(0, len(mine), size)]
-        counts = count_correct(network, self._batches(clips, batches), self.attack)
+        counts = count_correct(network, self._readable(clips, batches), self.attack)
         clean, robust, total = self.accelerator.reduce(counts.to(self.accelerator.device), "sum").tolist()
         return clean, robust, total
+
+    def _readable(self, clips: Clips, indices: list[list[int]]) -> Iterator[tuple[Clip, Tensor]]:
+        """The batches without the clips that only stand in for others."""
+        for wanted, (clip, labels) in zip(indices, self._batches(clips, indices), strict=True):
+            rows = clips.asked(wanted, clip)
+            if len(rows) == len(wanted):
+                yield clip, labels
+            elif rows:
+                chosen = torch.tensor(rows, device=labels.device)
+                yield clip.select(chosen), labels[chosen]
 
     def _batches(self, clips: Clips, indices: list[list[int]]) -> Iterator[tuple[Clip, Tensor]]:
         device = self.accelerator.device
