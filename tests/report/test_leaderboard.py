@@ -82,6 +82,26 @@ def test_entries_are_ranked_by_the_worst_case_over_all_runs(runs: dict[str, Path
     assert verdicts == {"none": "pass", "bit_depth": "fail"}
 
 
+def test_a_purifier_under_two_gradients_is_one_entry_at_its_worst(tmp_path: Path) -> None:
+    from robustvideo.evaluation.columns import Columns
+    from robustvideo.evaluation.metrics import worst_case
+    from robustvideo.report.leaderboard import _series, _table
+
+    attack: list[Attack] = [PGD(eps=4 / 255, steps=2)]
+    specs = {"seen": "wavelet", "blind": "wavelet(gradient=bpda)"}
+    found = [run(tmp_path / n, "embedded:r3d", attack, defenses=[load_defense(s)]) for n, s in specs.items()]
+    known = [one for path in found for one in _series(path)]
+    table = _table("data", known, {str(one.run.path.resolve()): "page" for one in known})
+    (entry,) = table.entries
+    assert entry.series.defense == "wavelet"
+    assert len(entry.pages) == 2
+    assert len(entry.attacks) == 2
+    assert all(spec in " ".join(entry.attacks) for spec in {one.defense for one in known})
+    stood = [worst_case(Columns.of(r for r in read_records(path) if r.attack != "clean")) for path in found]
+    assert entry.cells[0] is not None
+    assert entry.cells[0].estimate == sum(all(own[clip] for own in stood) for clip in stood[0]) / 16
+
+
 def test_the_site_holds_the_reports_it_links(site: Path) -> None:
     text = site.read_text()
     linked = {part.partition('"')[0] for part in text.split('href="')[1:] if part.startswith("runs/")}

@@ -11,12 +11,15 @@ import pyarrow as pa
 from robustvideo.errors import InputError
 from robustvideo.evaluation.columns import Columns
 from robustvideo.evaluation.metrics import Interval
+from robustvideo.evaluation.records import CLEAN
 from robustvideo.evaluation.run import Run, now
+from robustvideo.evaluation.runner import NO_DEFENSE
 from robustvideo.evaluation.validated import validated
 from robustvideo.report.page import build_report, fill
 from robustvideo.report.series import Budget, Series, by_defense, class_names, headline_budget
 from robustvideo.report.trust import SYMBOLS, trust_tables
 from robustvideo.report.wording import NOTHING, budget, norm_name
+from robustvideo.spec import Call, format_call, parse_call
 from robustvideo.storage import slug, write_text
 
 UNEXAMINED = "not examined"
@@ -69,7 +72,8 @@ def build_leaderboard(runs: Sequence[Path], out: Path) -> Path:
     """Write ``index.html`` and a report of every run into a folder.
 
     Runs of the same weights behind the same defence on the same clips are one entry: a clip stands only if it stands
-    in all of them. Different clips make different tables.
+    in all of them. How gradients passed the defence is the attacks' matter: a purifier under BPDA and under its exact
+    gradient is one entry. Different clips make different tables.
 
     Args:
         runs: run directories, each finished and intact.
@@ -112,7 +116,7 @@ def _table(data: str, members: Sequence[Series], pages: dict[str, str]) -> Table
     for one in members:
         facts = one.run.manifest.configuration
         weights = {str(name): str(digest) for name, digest in facts.get("defenses", [])}.get(one.defense, "")
-        groups.setdefault((str(facts.get("model_digest")), one.defense, weights), []).append(one)
+        groups.setdefault((str(facts.get("model_digest")), _itself(one.defense), weights), []).append(one)
     merged = [_merged(own) for own in groups.values()]
     threats = sorted({threat for one in merged for threat in one.unions})
     chosen = headline_budget(merged)
@@ -124,10 +128,31 @@ def _table(data: str, members: Sequence[Series], pages: dict[str, str]) -> Table
     return Table(data, max(one.clips for one in merged), names, place, tuple(entries))
 
 
+def _itself(defense: str) -> str:
+    """A defence's spec without what only says how an attack's gradient passes it."""
+    if defense == NO_DEFENSE:
+        return defense
+    call = parse_call(defense)
+    return format_call(Call(call.name, {k: v for k, v in call.arguments.items() if k not in ("gradient", "surrogate")}))
+
+
 def _merged(own: Sequence[Series]) -> Series:
     first = own[0]
-    rows = Columns.of_table(pa.concat_tables([one.rows.table() for one in own]))
-    return Series(str(first.run.manifest.model.get("spec", "")), first.run, first.defense, first.labels, rows)
+    if len({one.defense for one in own}) == 1:
+        tables, defense = [one.rows.table() for one in own], first.defense
+    else:
+        tables, defense = [_attacked_through(one) for one in own], _itself(first.defense)
+    rows = Columns.of_table(pa.concat_tables(tables))
+    return Series(str(first.run.manifest.model.get("spec", "")), first.run, defense, first.labels, rows)
+
+
+def _attacked_through(one: Series) -> pa.Table:
+    """A series' rows, whose attacks say which defence their gradients saw, and whose defence no longer does."""
+    table = one.rows.table()
+    attacks = [attack if attack == CLEAN else f"{attack} on {one.defense}" for attack in one.rows.attack.tolist()]
+    for name, values in (("attack", attacks), ("defense", [_itself(one.defense)] * len(attacks))):
+        table = table.set_column(table.column_names.index(name), name, pa.array(values, table.schema.field(name).type))
+    return table
 
 
 def _entry(
