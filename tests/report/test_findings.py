@@ -70,6 +70,13 @@ def test_few_clips_and_a_single_budget_and_attack_are_said(new_run: Callable[...
     assert not any(c.serious for c in cautions(series))
 
 
+def test_few_clips_are_said_where_everything_falls(new_run: Callable[..., Path]) -> None:
+    series = load_series([new_run(clips=12, levels=(32,), foes=FOES[2:3], saved=0, toughness=0.1)])
+    robust = series[0].unions["linf", 32 / 255].robust_accuracy
+    assert robust.high - robust.low < series[0].clean.high - series[0].clean.low
+    assert "accuracy without an attack" in found(series, "Few clips").text
+
+
 def test_unusable_clips_are_named_with_their_messages(new_run: Callable[..., Path]) -> None:
     caution = found(load_series([new_run(unusable=30, saved=0)]), "Unusable")
     assert "30 clips" in caution.text

@@ -194,13 +194,15 @@ def _unfinished(one: Series) -> Iterator[Caution]:
 
 def _about_sample(one: Series, chosen: Budget | None) -> Iterator[Caution]:
     union = one.unions.get(chosen) if chosen else None
-    known = union.robust_accuracy if union and union.clips else one.clean
+    found = [(one.clean, one.clips, "accuracy without an attack")]
+    if union and union.clips:
+        found.append((union.robust_accuracy, union.clips, "robust accuracy"))
+    known, clips, share = max(found, key=lambda item: item[0].high - item[0].low)
     if known.high - known.low > WIDE:
         yield Caution(
             "Few clips",
-            f"With {_count(union.clips if union and union.clips else one.clips, 'clip')} the 95{THIN}% interval "
-            f"{bounds(known)} spans {100 * (known.high - known.low):.0f} points. About 100 clips bring it near "
-            "20 points, 400 near 10.",
+            f"With {_count(clips, 'clip')} the 95{THIN}% interval of {share}, {bounds(known)}, spans "
+            f"{100 * (known.high - known.low):.0f} points. About 100 clips bring it near 20 points, 400 near 10.",
         )
     if one.clean.estimate < 0.5:
         yield Caution(
