@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from robustvideo.errors import InputError
-from robustvideo.storage import is_temporary, write_atomically
+from robustvideo.storage import is_temporary, local_copy, write_atomically
 
 CLEAN = "clean"
 """The ``attack`` of the rows that hold the undisturbed predictions."""
@@ -310,7 +310,7 @@ def _opened(path: Path, read: Any) -> Any:
     interpreter which by then may be at its end, and the process aborts.
     """
     try:
-        with pa.OSFile(str(path)) as file:
+        with local_copy(path) as local, pa.OSFile(str(local)) as file:
             found = read(file)
         if (found if isinstance(found, pa.Schema) else found.schema).remove_metadata() not in (SCHEMA, _EARLIER):
             raise pa.ArrowInvalid("other columns")
