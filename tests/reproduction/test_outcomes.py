@@ -31,8 +31,14 @@ def test_a_difference_is_paired_and_averaged_over_columns() -> None:
 
 
 def test_clips_that_all_agree_do_not_claim_certainty() -> None:
-    same = compared([column(1, 1, 1, 1)], [column(1, 1, 1, 1)], ACCURACY)
-    assert (same.low, same.estimate, same.high) == (-0.25, 0, 0.25)
+    same = compared([column(*[1] * 8)], [column(*[1] * 8)], ACCURACY)
+    assert (same.low, same.estimate, same.high) == (-0.125, 0, 0.125)
+
+
+def test_five_clips_decide_nothing_and_six_that_agree_do() -> None:
+    five, six = (compared([column(*[1] * n)], [column(*[0] * n)], ACCURACY) for n in (5, 6))
+    assert (five.low, five.estimate, five.high) == (-1, 1, 1)
+    assert six.low > 0
 
 
 def test_only_clips_that_both_have_count() -> None:

@@ -18,6 +18,8 @@ from robustvideo.evaluation.sparsity import LARGEST_L21, LARGEST_SSIM, Distance,
 Values = Mapping[str, float]
 """Clip -> what a column measured of it, averaged over the column's attacks."""
 
+_FEWEST = 6
+"""Clips of a sign test that can reach 95 %."""
 _RESAMPLES = 10_000
 
 
@@ -107,7 +109,8 @@ def compared(better: Sequence[Values], worse: Sequence[Values], measure: Measure
     """How much better one row is than another, averaged over columns, on the clips that both have.
 
     The interval is a bootstrap over clips (10,000 resamples, percentiles, fixed seed). That of shares is at least as
-    wide as what one clip more or less would change: a bootstrap of clips that all agree would claim certainty.
+    wide as what one clip more or less would change: a bootstrap of clips that all agree would claim certainty. Shares
+    of fewer than six clips decide nothing: five that all agree do so by chance once in 16 times.
     """
     clips = sorted(set.intersection(*(set(column) for column in (*better, *worse))))
     widest = 1.0 if measure.share else math.inf
@@ -116,6 +119,8 @@ def compared(better: Sequence[Values], worse: Sequence[Values], measure: Measure
     gains = np.array([fmean(b[c] for b in better) - fmean(w[c] for w in worse) for c in clips])
     gains = gains if measure.larger_is_better else -gains
     (low, high), estimate = _bootstrap(gains), float(gains.mean())
+    if measure.share and len(clips) < _FEWEST:
+        return Interval(-widest, estimate, widest)
     if measure.share:
         least = 1 / len(clips)
         low, high = max(-1.0, min(low, estimate - least)), min(1.0, max(high, estimate + least))
