@@ -102,6 +102,16 @@ def test_a_purifier_under_two_gradients_is_one_entry_at_its_worst(tmp_path: Path
     assert entry.cells[0].estimate == sum(all(own[clip] for own in stood) for clip in stood[0]) / 16
 
 
+def test_a_run_with_both_gradients_is_linked_once(tmp_path: Path) -> None:
+    from robustvideo.report.leaderboard import _series, _table
+
+    both = [load_defense("wavelet"), load_defense("wavelet(gradient=bpda)")]
+    known = _series(run(tmp_path / "both", "embedded:r3d", [FGSM(eps=4 / 255)], defenses=both))
+    (entry,) = _table("data", known, {str(known[0].run.path.resolve()): "page"}).entries
+    assert entry.pages == (("both", "page"),)
+    assert len(entry.attacks) == 2
+
+
 def test_the_site_holds_the_reports_it_links(site: Path) -> None:
     text = site.read_text()
     linked = {part.partition('"')[0] for part in text.split('href="')[1:] if part.startswith("runs/")}

@@ -157,7 +157,8 @@ def tell_of_unusable(runs: list[Path]) -> None:
 
     told = set()
     for path in runs:
-        rows, data = open_run(path).columns(), open_run(path).manifest.data
+        run = open_run(path)
+        rows, data = run.columns(), run.manifest.data
         lost = rows.where(rows.status != "ok")
         if not len(lost):
             continue

@@ -12,7 +12,7 @@ from robustvideo.errors import InputError
 from robustvideo.evaluation.columns import Columns
 from robustvideo.evaluation.metrics import Interval
 from robustvideo.evaluation.records import CLEAN
-from robustvideo.evaluation.run import Run, now
+from robustvideo.evaluation.run import now
 from robustvideo.evaluation.runner import NO_DEFENSE
 from robustvideo.evaluation.validated import validated
 from robustvideo.report.page import build_report, fill
@@ -158,7 +158,7 @@ def _attacked_through(one: Series) -> pa.Table:
 def _entry(
     one: Series, own: Sequence[Series], threats: Sequence[Budget], chosen: Budget, pages: dict[str, str]
 ) -> Entry:
-    runs: list[Run] = [member.run for member in own]
+    places = dict.fromkeys(member.run.path.resolve() for member in own)  # a run may hold two gradient modes
     found = [(table.verdict, table.summary) for table in trust_tables(own)]
     if len(found) < len(own):
         found.append((UNEXAMINED, ""))
@@ -171,5 +171,5 @@ def _entry(
         next((symbol for grade, symbol in SYMBOLS.items() if grade == verdict), NOTHING),
         checks,
         tuple(summary.title for summary in one.at(chosen)),
-        tuple((run.path.resolve().name, pages[str(run.path.resolve())]) for run in runs),
+        tuple((place.name, pages[str(place)]) for place in places),
     )
