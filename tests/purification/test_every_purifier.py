@@ -15,8 +15,9 @@ from toys import clips
 
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError
-from robustvideo.purification import Purifier, defenses, load_defense
+from robustvideo.purification import Purifier, answering, defenses, load_defense
 from robustvideo.purification.diffusion_purifier import DiffusionPurifier
+from robustvideo.registry import parameters
 
 NAMES = list(defenses.entries())
 
@@ -210,3 +211,22 @@ def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> Non
 def test_seeds_are_one_per_clip() -> None:
     with pytest.raises(InputError, match="as many seeds"):
         load_defense("bit_depth").purify(pictures(2), [1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_shapes_a_gradient_alone_is_a_parameter(name: str) -> None:
+    kind = defenses.get(name)
+    assert {"gradient", "surrogate"} <= set(kind.gradient_only) <= set(parameters(kind))
+
+
+@pytest.mark.parametrize(
+    ("spec", "left"),
+    [
+        ("wavelet", "wavelet"),
+        ("wavelet(gradient=bpda, surrogate=bit_depth(gradient=exact), level=2)", "wavelet(level=2)"),
+        ("videopure(softness=0.01, strength=6)", "videopure(strength=6)"),
+        ("somebody_s(softness=0.01, gradient=exact)", "somebody_s(softness=0.01)"),
+    ],
+)
+def test_purifiers_that_answer_alike_are_known_by_one_spec(spec: str, left: str) -> None:
+    assert answering(spec) == left

@@ -90,6 +90,20 @@ def test_temporal_guidance_lowers_the_temporal_loss() -> None:
         assert (temporal_loss(vote, warp) < temporal_loss(clean, warp)).all()
 
 
+def test_soft_signs_change_a_gradient_and_no_answer() -> None:
+    def seen(softness: float) -> tuple[Tensor, Tensor]:
+        clip = a_video(height=24, width=24)
+        clip.video.requires_grad_()
+        votes = VideoPure(spatial=0, flow=None, gradient="exact", softness=softness).purify(clip, [0, 0], known(rugged))
+        answers = torch.stack([vote.video for vote in votes])
+        weights = torch.linspace(0, 1, answers.numel(), dtype=answers.dtype).view_as(answers)
+        return answers.detach(), torch.autograd.grad((answers * weights).sum(), clip.video)[0]
+
+    (hard, flat), (soft, steep) = seen(0.0), seen(0.05)
+    assert torch.equal(hard, soft)
+    assert not torch.allclose(flat, steep)
+
+
 def test_the_last_vote_is_guided_where_it_is() -> None:
     clip = a_video()
     source = 2 * clip.video - 1

@@ -56,16 +56,16 @@ def attack(
     from robustvideo.attacks.attack import judge
     from robustvideo.cli.device import resolve
     from robustvideo.cli.film import check_out, counted, read_film
+    from robustvideo.cli.untrained import warn_of_untrained
     from robustvideo.data import write_lossless
     from robustvideo.model import at_rest
     from robustvideo.models import load_model
-    from robustvideo.models.loading import untrained
     from robustvideo.models.windowed import Windowed
     from robustvideo.purification import Defended, load_defense
 
     check_out(out, video)
     attacker = load_attack(attack)
-    warn_of_untrained(untrained(model))
+    warn_of_untrained(model)
     network = load_model(model, device=resolve(device))
     if defense is not None:
         network = Defended(network, load_defense(defense))
@@ -95,16 +95,6 @@ def attack(
         found = "was already wrong before"
     passes = f"{int(result.forward_passes[0])} forward and {int(result.backward_passes[0])} backward passes"
     print(f"{found} {name} on {counted(clip.frames)}, {passes}\n{out}")
-
-
-def warn_of_untrained(specs: list[str]) -> None:
-    """Say on stderr that networks have no weights: what is found of them means nothing."""
-    for spec in specs:
-        print(
-            f"Warning: {spec} has no weights: what it says is random. Name trained ones with checkpoint=<file>, or "
-            "weights= where the network has its own.",
-            file=sys.stderr,
-        )
 
 
 def _class(label: str | None, model: Model, logits: Tensor) -> int:

@@ -87,13 +87,12 @@ def evaluate(
 
     `torchrun --nproc-per-node 8 -m robustvideo evaluate suite.yaml --out runs/large`
     """
-    from robustvideo.cli.attack import warn_of_untrained
     from robustvideo.cli.device import resolve
+    from robustvideo.cli.untrained import warn_of_untrained
     from robustvideo.errors import InputError
     from robustvideo.evaluation.engine import load_engine
     from robustvideo.evaluation.evaluation import evaluate_suite
     from robustvideo.evaluation.suite import default_suite, load_suite, make_suite
-    from robustvideo.models.loading import untrained
     from robustvideo.report import build_report
     from robustvideo.spec import parse_value
     from robustvideo.storage import is_local, place
@@ -126,8 +125,7 @@ def evaluate(
         raise InputError(f"--out {folder} is a file: name a folder, new or of the same run.")
     command = shlex.join(["robustvideo", *sys.argv[1:]])
     if os.environ.get("RANK", "0") == "0":  # of several processes, one tells
-        for spec in dict.fromkeys([*chosen.models, *chosen.transfer_from]):
-            warn_of_untrained(untrained(spec))
+        warn_of_untrained(*chosen.models, *chosen.transfer_from)
     runs = evaluate_suite(
         chosen,
         folder,

@@ -5,5 +5,6 @@
 
 from robustvideo.purification.defended import Defended as Defended
 from robustvideo.purification.purifier import Purifier as Purifier
+from robustvideo.purification.purifier import answering as answering
 from robustvideo.purification.purifier import defenses as defenses
 from robustvideo.purification.purifier import load_defense as load_defense

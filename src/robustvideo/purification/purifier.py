@@ -13,6 +13,7 @@ from robustvideo.clip import Clip
 from robustvideo.errors import InputError, unknown
 from robustvideo.randomness import seed_for
 from robustvideo.registry import Registry, allow_nested, spec_of
+from robustvideo.spec import Call, format_call, parse_call
 from robustvideo.threat.box import into_box
 
 Gradient = Literal["bpda", "exact", "surrogate"]
@@ -53,6 +54,9 @@ class Purifier(ABC):
 
     differentiable: ClassVar[bool] = False
     """Whether ``gradient=exact`` exists."""
+
+    gradient_only: ClassVar[tuple[str, ...]] = ("gradient", "surrogate")
+    """Parameters that change what an attack's gradient sees and never an answer."""
 
     gradient: Gradient | None = "bpda"
     surrogate: Purifier | None = None
@@ -162,6 +166,20 @@ class Purifier(ABC):
 
 defenses: Registry[Purifier] = Registry("defense", "defenses", "robustvideo.purification")
 allow_nested(Purifier, defenses)
+
+
+def answering(spec: str) -> str:
+    """A purifier's spec without its `Purifier.gradient_only` parameters: equal for purifiers that answer alike.
+
+    A purifier that is not installed here is taken to have those of the base.
+
+    Raises:
+        InputError: no spec.
+    """
+    call = parse_call(spec)
+    kind = defenses.get(call.name) if call.name in defenses.entries() else Purifier
+    kept = {name: value for name, value in call.arguments.items() if name not in kind.gradient_only}
+    return format_call(Call(call.name, kept))
 
 
 def load_defense(spec: str) -> Purifier:

@@ -67,6 +67,8 @@ class VideoPure(DiffusionPurifier):
         InputError: an unknown name, a candidate that is none of the votes, or a weight that is negative.
     """
 
+    gradient_only = (*DiffusionPurifier.gradient_only, "softness")
+
     inversion: Inversion = "temporal"
     reference: int = 0
     temporal: float = 5.0

@@ -15,11 +15,11 @@ from robustvideo.evaluation.records import CLEAN
 from robustvideo.evaluation.run import now
 from robustvideo.evaluation.runner import NO_DEFENSE
 from robustvideo.evaluation.validated import validated
+from robustvideo.purification import answering
 from robustvideo.report.page import build_report, fill
 from robustvideo.report.series import Budget, Series, by_defense, class_names, headline_budget
 from robustvideo.report.trust import SYMBOLS, trust_tables
 from robustvideo.report.wording import NOTHING, budget, norm_name
-from robustvideo.spec import Call, format_call, parse_call
 from robustvideo.storage import slug, write_text
 
 UNEXAMINED = "not examined"
@@ -130,10 +130,7 @@ def _table(data: str, members: Sequence[Series], pages: dict[str, str]) -> Table
 
 def _itself(defense: str) -> str:
     """A defence's spec without what only says how an attack's gradient passes it."""
-    if defense == NO_DEFENSE:
-        return defense
-    call = parse_call(defense)
-    return format_call(Call(call.name, {k: v for k, v in call.arguments.items() if k not in ("gradient", "surrogate")}))
+    return defense if defense == NO_DEFENSE else answering(defense)
 
 
 def _merged(own: Sequence[Series]) -> Series:
