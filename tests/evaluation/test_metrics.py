@@ -146,6 +146,21 @@ def test_an_attack_that_never_succeeds_has_no_distances() -> None:
     assert all(math.isnan(v) for v in (summary.iterations, summary.linf, summary.psnr, summary.frames_touched))
 
 
+def test_likeness_is_over_the_clips_whose_signal_changed() -> None:
+    rows = [
+        row("a", 1, psnr=30.0, audio_snr_db=10.0),
+        row("b", 1, psnr=40.0, audio_snr_db=-math.inf),
+        row("c", 1, psnr=math.inf, audio_snr_db=20.0),
+        row("d", 1, psnr=math.inf, audio_snr_db=None),
+    ]
+    (summary,) = summarise(Columns.of(rows))
+    assert (summary.psnr, summary.audio_snr_db) == (35.0, 15.0)
+    (unseen,) = summarise(Columns.of(rows[2:]))
+    assert (unseen.psnr, unseen.audio_snr_db) == (math.inf, 20.0)
+    (unheard,) = summarise(Columns.of(rows[3:]))
+    assert math.isnan(unheard.audio_snr_db)
+
+
 def test_repeating_an_attack_with_other_seeds_does_not_narrow_the_interval() -> None:
     once = [row(s, said=int(s == "a")) for s in "abcd"]
     twice = [*once, *(replace(r, seed=1) for r in once)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -15,6 +16,7 @@ from synthetic_run import make_run
 from robustvideo.clip import Clip
 from robustvideo.data.video_file import read_lossless, write_lossless
 from robustvideo.distances import relative_loudness, signal_to_noise
+from robustvideo.evaluation.records import CLEAN, read_records, write_shard
 from robustvideo.report import build_report
 from robustvideo.report.clips import choose, load_preview
 from robustvideo.report.series import load_series
@@ -74,6 +76,18 @@ def with_sound(run: Path) -> None:
             if path.stem != "clean":
                 sound = sound + (number + 1) * 16 / 32768
             write_lossless(path, Clip(clip.video, sound[None], 8000), fps=24)
+
+
+def test_the_table_tells_how_loud_the_sound_s_change_is(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", saved=0, levels=(8,))
+    heading = "Sound <small>SNR, dB</small>"
+    assert heading not in build_report([run], tmp_path / "silent.html").read_text(encoding="utf-8")
+    louder = [replace(r, audio_snr_db=None if r.attack == CLEAN else 23.4) for r in read_records(run)]
+    write_shard(run / "records" / "0000000-000.parquet", louder)
+    content = build_report([run], tmp_path / "sounding.html").read_text(encoding="utf-8")
+    assert content.count(heading) == 1
+    fooled = {r.attack for r in louder if r.success and r.clean_prediction == r.label}
+    assert content.count('<td class="n">23.4</td>') == len(fooled)
 
 
 def test_the_page_plays_both_tracks_and_tells_the_ratio(tmp_path: Path) -> None:

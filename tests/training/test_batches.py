@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -76,15 +78,32 @@ def test_the_next_clip_of_its_class_stands_in_for_one_that_cannot_be_read() -> N
     data = load_data("embedded:kinetic?split=val&clips=24")
     label = data.samples[0].label
     same = [i for i, sample in enumerate(data.samples) if sample.label == label]
-    clips = Clips(Holed(data, {same[0], same[1]}), shared=False)
     wanted = [same[0], same[1], same[2]]
     with pytest.warns(UserWarning, match=f"{data.samples[same[0]].id} is damaged. It is left out; "):
+        clips = Clips(Holed(data, {same[0], same[1]}), shared=False)
         (batch,) = read(clips, [wanted], CPU, 0)
     clip, labels = batch.restore(CPU)
     assert clip.ids == (data.samples[same[2]].id,) * 3
     assert labels.tolist() == [label] * 3
     assert torch.equal(clip.video, data.clip(same[2]).video.expand(3, -1, -1, -1, -1))
     assert clips.asked(wanted, clip) == [2]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.filterwarnings("ignore:.*takes its place")
+def test_a_clip_that_cannot_be_read_is_tried_once_in_all_epochs(workers: int, tmp_path: Path) -> None:
+    class Counted(Holed):
+        def clip(self, index: int) -> Clip:
+            with (tmp_path / "tried").open("a") as file:
+                file.write(f"{index} ")
+            return super().clip(index)
+
+    data = load_data("embedded:kinetic?split=val&clips=4")
+    clips = Clips(Counted(data, {2}), shared=workers > 0)
+    for _ in range(3):  # epochs, each with workers of its own
+        (batch,) = read(clips, [[2, 1]], CPU, workers)
+        assert batch.ids == (data.samples[3].id, data.samples[1].id)
+    assert (tmp_path / "tried").read_text().split().count("2") == 1
 
 
 def test_a_class_without_a_readable_clip_is_stood_in_for_by_another() -> None:

@@ -96,7 +96,10 @@ class AttackSummary:
         target_rate: share of ``correct`` clips that end as the target; None for an untargeted attack.
         successes: rows of ``correct`` clips on which the attack reached its goal: the denominator of what follows.
         iterations: mean steps to the first success; NaN without a success.
-        linf, l2, l21, ssim, psnr, frames_touched: mean stored change over the successes; NaN without one.
+        linf, l2, l21, ssim, frames_touched: mean stored change of the picture over the successes; NaN without one.
+        psnr: likewise over those whose picture changed; infinite when none did.
+        audio_snr_db: mean signal-to-noise ratio of the sound over the successes whose sound changed and was not silent
+            before; NaN without one.
         forward_passes, backward_passes, seconds: totals over the usable clips.
     """
 
@@ -120,6 +123,7 @@ class AttackSummary:
     ssim: float
     psnr: float
     frames_touched: float
+    audio_snr_db: float
     forward_passes: int
     backward_passes: int
     seconds: float
@@ -320,8 +324,9 @@ def _summary(
         l2=_mean(successes.l2),
         l21=_mean(successes.l21),
         ssim=_mean(successes.ssim),
-        psnr=_mean(successes.psnr),
+        psnr=_mean_of_finite(successes.psnr),
         frames_touched=_mean(successes.frames_touched),
+        audio_snr_db=_mean_of_finite(successes.audio_snr_db),
         forward_passes=int(rows.forward_passes.sum()),
         backward_passes=int(rows.backward_passes.sum()),
         seconds=math.fsum(rows.seconds.tolist()),
@@ -338,6 +343,12 @@ def _share(clips: NDArray[np.int64], verdicts: NDArray[np.bool_]) -> Interval:
 def _mean(values: NDArray[Any]) -> float:
     """Exact before it is rounded, so that it does not depend on the order of the rows; NaN of nothing."""
     return fmean(values.tolist()) if len(values) else math.nan
+
+
+def _mean_of_finite(values: NDArray[Any]) -> float:
+    """The mean of the finite values; where there is none, of all."""
+    finite = values[np.isfinite(values)]
+    return _mean(finite if len(finite) else values)
 
 
 @cache

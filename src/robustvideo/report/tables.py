@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,11 @@ class BudgetRows:
     is_headline: bool
     summaries: tuple[AttackSummary, ...]
     union: UnionSummary | None
+
+    @property
+    def heard(self) -> bool:
+        """Whether some attack changed sound."""
+        return not all(math.isnan(summary.audio_snr_db) for summary in self.summaries)
 
 
 @dataclass(frozen=True)

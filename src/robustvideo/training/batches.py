@@ -88,7 +88,7 @@ class Clips(Dataset[Stored]):
     """The clips of a data set as integers, kept in memory after the first reading where all of them fit in 4 GiB.
 
     A file that cannot be read ends no training: the next clip of its class takes its place, or, where there is none,
-    the next of any, with a warning that names both. Batches stay full, and the same after a restart. Accuracy is
+    the next of any, with one warning that names both. Batches stay full, and the same after a restart. Accuracy is
     counted without stand-ins, see `asked`.
 
     Args:
@@ -103,6 +103,7 @@ class Clips(Dataset[Stored]):
         self.data = data
         self._kept: list[Tensor] = []
         self._filled = torch.zeros(0, dtype=torch.bool)
+        self._stand_ins = torch.full([len(data)], -1)
         first = self[0]
         self._rate = first.sample_rate
         tensors = [first.video] if first.audio is None else [first.video, first.audio]
@@ -110,15 +111,16 @@ class Clips(Dataset[Stored]):
             self._kept = [torch.empty(len(data), *t.shape[1:], dtype=t.dtype) for t in tensors]
             self._filled = torch.zeros(len(data), dtype=torch.bool)
         if shared:
-            for tensor in (*self._kept, self._filled):
+            for tensor in (*self._kept, self._filled, self._stand_ins):
                 tensor.share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, index: int) -> Stored:
+        place = int(self._stand_ins[index])
         try:
-            return self._read(index)
+            return self._read(index if place < 0 else place)
         except UnusableClip as failure:
             return self._stand_in(index, failure)
 
@@ -134,6 +136,7 @@ class Clips(Dataset[Stored]):
                 item = self._read(place)
             except UnusableClip:
                 continue
+            self._stand_ins[index] = place
             warnings.warn(f"{failure} It is left out; {item.ids[0]} takes its place in training.", stacklevel=3)
             return item
         raise failure
