@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -42,6 +43,26 @@ def test_plain_output_when_not_on_a_terminal(tmp_path: Path) -> None:
     assert "\x1b" not in done.stdout + done.stderr
     assert not set("┃│━─") & set(done.stdout)
     assert "robust accuracy" in done.stdout
+
+
+def test_models_whose_long_specs_begin_alike_can_be_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from robustvideo.cli.evaluate import print_summary
+
+    done = CliRunner().invoke(app, [*ARGUMENTS, "--attack", "noise", "--out", str(tmp_path / "one")])
+    assert done.exit_code == 0, done.output
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    specs = [f"trained:{'a-long-folder/' * 15}{name}/model.safetensors" for name in ("one", "two")]
+    for name, spec in zip(("one", "two"), specs, strict=True):
+        run = open_run(tmp_path / name)
+        run.manifest.model["spec"] = spec
+        run.save()
+    capsys.readouterr()
+    print_summary([tmp_path / "one", tmp_path / "two"], as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line in specs] == specs
+    assert len([line for line in lines if "robust accuracy" in line]) == 2
 
 
 def test_a_suite_of_two_models_makes_two_runs_and_a_comparison(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ class Holed(Subset):
         return super().clip(index)
 
 
+@pytest.mark.filterwarnings("ignore:.*takes its place")
 def test_the_next_clip_of_its_class_stands_in_for_one_that_cannot_be_read() -> None:
     data = load_data("embedded:kinetic?split=val&clips=24")
     label = data.samples[0].label
@@ -81,7 +82,7 @@ def test_the_next_clip_of_its_class_stands_in_for_one_that_cannot_be_read() -> N
     wanted = [same[0], same[1], same[2]]
     with pytest.warns(UserWarning, match=f"{data.samples[same[0]].id} is damaged. It is left out; "):
         clips = Clips(Holed(data, {same[0], same[1]}), shared=False)
-        (batch,) = read(clips, [wanted], CPU, 0)
+    (batch,) = read(clips, [wanted], CPU, 0)
     clip, labels = batch.restore(CPU)
     assert clip.ids == (data.samples[same[2]].id,) * 3
     assert labels.tolist() == [label] * 3

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from robustvideo.evaluation.metrics import AttackSummary
+    from robustvideo.evaluation.run import Run
     from robustvideo.evaluation.suite import Suite
 
 
@@ -184,9 +186,10 @@ def _default_name(path: Path | None, suite: Suite) -> str:
 
 
 def print_summary(runs: list[Path], *, as_json: bool) -> None:
-    """Print robust accuracy per model, attack and budget; as JSON, with the grades of the trust checks."""
+    """Print robust accuracy per attack and budget, a table per model; as JSON, with the grades of the trust checks."""
     import json
     from dataclasses import asdict
+    from itertools import groupby
 
     from rich.box import HEAVY_HEAD
     from rich.console import Console
@@ -216,19 +219,23 @@ def print_summary(runs: list[Path], *, as_json: bool) -> None:
         ]
         print(json.dumps(_finite(rows), indent=2, allow_nan=False))
         return
-    columns = ("model", "attack", "budget", "robust accuracy", "95 % interval", "clips", "forward + backward per clip")
-    table = Table(*columns, box=HEAVY_HEAD if sys.stdout.isatty() else None)
-    for run, row in summaries:
-        table.add_row(
-            _defended(str(run.manifest.model.get("spec", "")), row.defense),
-            row.title,
-            format_value(row.eps),
-            percent(row.robust_accuracy.estimate),
-            bounds(row.robust_accuracy),
-            str(row.clips),
-            f"{row.forward_passes / max(row.clips, 1):.1f} + {row.backward_passes / max(row.clips, 1):.1f}",
-        )
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    for victim, group in groupby(summaries, lambda pair: _victim(*pair)):
+        table = Table("attack", box=HEAVY_HEAD if sys.stdout.isatty() else None)
+        for column in ("budget", "robust accuracy", "95 % interval", "clips", "forward + backward per clip"):
+            table.add_column(column, justify="right")
+        table.columns[0].overflow = "fold"  # the end of a long spec is what tells it from the next
+        for _, row in group:
+            table.add_row(
+                row.title,
+                format_value(row.eps),
+                percent(row.robust_accuracy.estimate),
+                bounds(row.robust_accuracy),
+                str(row.clips),
+                f"{row.forward_passes / max(row.clips, 1):.1f} + {row.backward_passes / max(row.clips, 1):.1f}",
+            )
+        console.print(f"\n{victim}", markup=False, highlight=False, soft_wrap=True)
+        console.print(table)
 
 
 def print_trust(runs: list[Path]) -> None:
@@ -244,6 +251,10 @@ def print_trust(runs: list[Path]) -> None:
             print(f"\nTrust in {_defended(model, defense)}: {passed} of {passed + len(doubts)} applicable checks pass.")
             for check in doubts:
                 print(f"  {check.grade}: {check.name}. {check.meaning}")
+
+
+def _victim(run: Run, row: AttackSummary) -> str:
+    return _defended(str(run.manifest.model.get("spec", "")), row.defense)
 
 
 def _defended(model: str, defense: str) -> str:
