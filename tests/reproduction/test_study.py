@@ -89,7 +89,7 @@ def test_every_packaged_study_has_every_scale_and_names_things_that_exist(name: 
                 load_defense(filled(setting.defense, given))
         for row in study.rows.values():
             if row.recipe is not None:
-                load_training(str({**study.base, **row.recipe}.get("training", "standard")))
+                load_training(filled(str({**study.base, **row.recipe}.get("training", "standard")), given))
 
 
 def test_a_study_shares_what_another_file_says(tmp_path: Path) -> None:
