@@ -82,6 +82,7 @@ def test_every_packaged_study_has_every_scale_and_names_things_that_exist(name: 
     for scale in SCALES:
         study = load_study(Path(name), scale)
         given = {key: text if isinstance(text, str) else f"trained:{key}" for key, text in study.given.items()}
+        given |= {key: f"trained:{key}" for key in study.rows}
         for setting in (*study.columns, *study.rows.values()):
             for attack in setting.attacks or ():
                 load_attack(filled(attack, given))
