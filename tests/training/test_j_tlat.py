@@ -25,6 +25,7 @@ from robustvideo.randomness import seed_for
 from robustvideo.threat import Linf
 from robustvideo.training import load_training
 from robustvideo.training.j_tlat import JTLAT
+from robustvideo.training.regularisers import Lipschitz
 from robustvideo.training.updates import Updates
 
 EIGHT = Linf(8 / 255)
@@ -76,7 +77,7 @@ def test_the_router_s_loss_by_hand() -> None:
     untrained = deepcopy(model)
     with at_rest(untrained), torch.no_grad():
         chosen = untrained.router(step.clip).argmax(1)
-    attack = TLAR(EIGHT, steps=5, early_stop=False, seed=seed_for(3, "router"))
+    attack = TLAR(EIGHT, steps=5, keep="last", seed=seed_for(3, "router"))
     adversarial = attack(untrained, step.clip, step.labels).clip
     (loss,) = JTLAT(balance=0.2).losses(step)
     clean, perturbed = untrained.router(concatenate([step.clip, adversarial])).chunk(2)
@@ -94,7 +95,7 @@ def test_the_experts_loss_of_two_is_the_sum_by_hand() -> None:
         weights = untrained.router(guided).softmax(1)
     total = torch.zeros(())
     for i in range(2):
-        attack = TLAE(EIGHT, steps=5, early_stop=False, experts=(i,), seed=seed_for(3, "expert", i))
+        attack = TLAE(EIGHT, steps=5, keep="last", experts=(i,), seed=seed_for(3, "expert", i))
         adversarial = attack(deepcopy(untrained), step.clip, step.labels).clip
         clean, perturbed = untrained.experts[i](concatenate([step.clip, adversarial])).chunk(2)
         moved_by = (step.clip.video - adversarial.video).square().flatten(1).mean(1)
@@ -134,6 +135,17 @@ def test_a_constant_router_costs_nothing_but_the_balance() -> None:
     (with_balance,) = JTLAT(balance=0.1).losses(a_step(model))
     assert float(without.value.detach()) == pytest.approx(0, abs=1e-6)
     assert float(with_balance.value.detach()) == pytest.approx(0.3, abs=1e-5)
+
+
+def test_the_balance_reaches_the_router_with_clean_clips_detached() -> None:
+    def slope(detach: bool, balance: float) -> Tensor:
+        model = mixture_network()
+        (loss,) = JTLAT(balance=balance, detach_clean=detach, regulariser=Lipschitz(0.0)).losses(a_step(model))
+        (gradient,) = torch.autograd.grad(loss.value, model.router.module[2].weight)
+        return gradient
+
+    torch.testing.assert_close(slope(True, 10.0) - slope(True, 0.0), slope(False, 10.0) - slope(False, 0.0))
+    assert not torch.allclose(slope(True, 10.0), slope(True, 0.0))
 
 
 def route_all_to_the_first(model: MixtureOfExperts) -> None:

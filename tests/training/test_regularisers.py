@@ -104,6 +104,37 @@ def test_cosine_does_not_care_for_the_scale_of_either() -> None:
     assert torch.allclose(cosine(of_logits(a, -a)), torch.full((20,), 2.0, dtype=torch.float64))
 
 
+class Normalised(Curved):
+    """`Curved` on clips that are normalised by the statistics of their batch."""
+
+    def forward(self, clip: Clip) -> Tensor:
+        normal = F.batch_norm(clip.video.flatten(2), None, None, training=True)
+        return super().forward(clip.with_signal("video", normal.view_as(clip.video)))
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_no_noise_costs_nothing_under_batch_statistics(detach: bool) -> None:
+    clean = Clip(drawn(*SHAPE), ids=("a", "b"))
+    attacked = Clip(drawn(*SHAPE, seed=1), ids=("a", "b"))
+    together = Views.of(Normalised(), clean, attacked, LABELS, 0)
+    together = together.detached() if detach else together
+    assert regularisers.build("noise(eps=0)")(together).abs().max() < 1e-12
+    assert (regularisers.build("noise")(together) > 1e-6).all()
+
+
+def test_noise_s_gradient_passes_the_clean_clips_unless_they_are_detached() -> None:
+    clean = Clip(drawn(*SHAPE), ids=("a", "b"))
+    network = Curved()
+
+    def slope(detach: bool) -> Tensor:
+        found = Views.of(network, clean, clean, LABELS, 0)
+        noise = regularisers.build("noise")(found.detached() if detach else found)
+        (gradient,) = torch.autograd.grad(noise.sum(), network.last)
+        return gradient
+
+    assert not torch.allclose(slope(False), slope(True))
+
+
 def test_noise_is_of_the_size_it_says_and_each_clip_s_own() -> None:
     seen: list[Clip] = []
 
@@ -114,7 +145,7 @@ def test_noise_is_of_the_size_it_says_and_each_clip_s_own() -> None:
     clean = Clip(0.25 + 0.5 * drawn(*SHAPE), ids=("a", "b"))
     for seed in (1, 1, 2):
         regularisers.build("noise(eps=2/255)")(Views.of(remember, clean, clean, LABELS, seed))
-    noisy = seen[1::2]
+    noisy = [clip.select([2, 3]) for clip in seen[1::2]]
     assert torch.allclose((noisy[0].video - clean.video).abs(), torch.full(SHAPE, 2 / 255, dtype=torch.float64))
     assert torch.equal(noisy[0].video, noisy[1].video)
     assert not torch.equal(noisy[0].video, noisy[2].video)
@@ -150,7 +181,7 @@ def test_the_squared_gradient_is_that_of_finite_differences_and_can_be_different
 
 def test_the_clean_branch_can_be_held() -> None:
     clean, model = views(), Curved()
-    held = Views.of(model, clean.clean, clean.attacked, LABELS, 0, detach_clean=True)
+    held = Views.of(model, clean.clean, clean.attacked, LABELS, 0).detached()
     assert not held.clean_logits.requires_grad
     assert held.logits.requires_grad
 

@@ -31,7 +31,10 @@ from robustvideo.spec import Call, format_value
 Gate = Literal["kept", "renormalised", "straight_through"]
 
 LEAST_CLIPS = 4
-"""An expert that is trained on fewer clips of a batch than this normalises by its running statistics (our decision)."""
+"""An expert that is trained on fewer clips of a batch than this normalises by its running statistics (our decision).
+
+A clip and its attacked copy, which pass together, are two.
+"""
 
 
 class MixtureOfExperts(Model):

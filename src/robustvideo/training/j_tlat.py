@@ -45,8 +45,10 @@ class JTLAT(Method):
         schedule: "epoch" does one of the three in each epoch of the recipe, in turn: three of them are one of the
             paper's, so give a recipe three times as many. "batch" does all three with every batch (for small runs).
         router: adversary of step 1.
-        guide: adversary that finds weak experts in step 2; where its climb ends counts.
-        experts: adversary of step 2, `TLAE` or `PGDE`; which experts it attacks is set here.
+        guide: adversary that finds weak experts in step 2.
+        experts: adversary of step 2, `TLAE` or `PGDE`; which experts it attacks is set here. Of these three counts
+            where the climb ends (``keep=last``): the best point by the whole model's margin, on which a router or an
+            expert that was not chosen may have no influence, was a random start for every fifth clip.
         whole: adversary of step 3. All have Linf, eps 8/255 (the paper's), and 5 steps (our decision).
         weak: how many experts a clip trains in step 2, at most. Default 2, the paper's.
         regulariser: the ratio's place in all steps, see `robustvideo.training.regularisers`.
@@ -65,9 +67,9 @@ class JTLAT(Method):
     """
 
     schedule: Literal["epoch", "batch"] = "epoch"
-    router: Attack = field(default=TLAR(threat=Linf(8 / 255), steps=5, early_stop=False))
+    router: Attack = field(default=TLAR(threat=Linf(8 / 255), steps=5, keep="last"))
     guide: Attack = field(default=TLGAR(threat=Linf(8 / 255), steps=5, keep="last"))
-    experts: Attack = field(default=TLAE(threat=Linf(8 / 255), steps=5, early_stop=False))
+    experts: Attack = field(default=TLAE(threat=Linf(8 / 255), steps=5, keep="last"))
     whole: Attack = field(default=TLAM(threat=Linf(8 / 255), steps=5, early_stop=False))
     weak: int = 2
     regulariser: Regulariser = field(default=Lipschitz())
@@ -116,10 +118,8 @@ class JTLAT(Method):
         chosen = choices(mixture, step.clip)
         seed = seed_for(step.seed, "router")
         adversarial = attacked(self.router, mixture, step.clip, step.labels, seed=seed)
-        views = Views.of(
-            _in_precision(step, mixture.router_logits), step.clip, adversarial, chosen, seed, self.detach_clean
-        )
-        terms, penalty = regularised(views, self.regulariser)
+        views = Views.of(_in_precision(step, mixture.router_logits), step.clip, adversarial, chosen, seed)
+        terms, penalty = regularised(views, self.regulariser, self.detach_clean)
         balance = load_balance(views.clean_logits, mixture.top)
         metrics = {
             "route_kept": (views.logits.argmax(1) == chosen).float().mean(),
@@ -140,8 +140,8 @@ class JTLAT(Method):
             attack = replace(self.experts, experts=(i,))  # type: ignore[call-arg]  # only attacks on experts come here
             adversarial = attacked(attack, mixture, clip, labels, seed=seed)
             opinion = _in_precision(step, partial(mixture.expert_logits, i))
-            views = Views.of(opinion, clip, adversarial, labels, seed, self.detach_clean)
-            terms, _ = regularised(views, self.regulariser)
+            views = Views.of(opinion, clip, adversarial, labels, seed)
+            terms, _ = regularised(views, self.regulariser, self.detach_clean)
             total = total + (weights[rows, i] * terms).sum()
             correct = correct + (weights[rows, i] * (views.logits.argmax(1) == labels)).sum()
         count = len(step.clip)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -37,6 +37,7 @@ class Views:
         clean_logits, logits: (B, n) of both, with their graphs.
         labels: (B,) what g should say.
         seed: of random draws.
+        is_detached: no gradient passes the clean clips, see `detached`.
     """
 
     map: Map
@@ -46,14 +47,22 @@ class Views:
     logits: Tensor
     labels: Tensor
     seed: int
+    is_detached: bool = False
 
     @classmethod
-    def of(cls, map: Map, clean: Clip, attacked: Clip, labels: Tensor, seed: int, detach_clean: bool = False) -> Views:
+    def of(cls, map: Map, clean: Clip, attacked: Clip, labels: Tensor, seed: int) -> Views:
         """Both views in one pass, so that batch statistics are those of both together."""
         clean_logits, logits = map(concatenate([clean, attacked])).chunk(2)
-        if detach_clean:
-            clean_logits = clean_logits.detach()
         return cls(map, clean, attacked, clean_logits, logits, labels, seed)
+
+    def beside(self, other: Clip) -> Views:
+        """The same clean clips beside others than the attacked ones."""
+        views = Views.of(self.map, self.clean, other, self.labels, self.seed)
+        return views.detached() if self.is_detached else views
+
+    def detached(self) -> Views:
+        """Views whose clean logits take no gradient."""
+        return replace(self, clean_logits=self.clean_logits.detach(), is_detached=True)
 
 
 @dataclass(frozen=True)
@@ -137,7 +146,8 @@ class Noise(Regulariser):
     """``MSE(g(x + u), g(x))`` under random signs, ``u = eps * sign(N(0, I))``.
 
     The paper calls it NR and cites Tramèr et al. (2018), who add no such term: u is the random first step of their
-    attack, the reading that we decided on.
+    attack, the reading that we decided on. Both sides pass the network together: under batch statistics the clean
+    clips of another pass would differ by their company, by a hundred times what the noise changes.
 
     Attributes:
         eps: size of the noise. Default 8/255.
@@ -149,7 +159,8 @@ class Noise(Regulariser):
         video = views.clean.video
         normal = ClipRandom(seed_for(views.seed, "noise", name) for name in views.clean.ids).normal(video)
         noisy = views.clean.with_signal("video", (video + self.eps * normal.sign()).clamp(0, 1))
-        return (views.map(noisy) - views.clean_logits).square().mean(1)
+        beside = views.beside(noisy)
+        return (beside.logits - beside.clean_logits).square().mean(1)
 
 
 @regularisers.register("gradient")

@@ -42,8 +42,8 @@ class TLAT(Method):
 
     def losses(self, step: Step) -> Iterator[Loss]:
         adversarial = attacked(self.attack, step.network, step.clip, step.labels, seed=step.seed)
-        views = Views.of(step.forward, step.clip, adversarial, step.labels, step.seed, self.detach_clean)
-        terms, penalty = regularised(views, self.regulariser)
+        views = Views.of(step.forward, step.clip, adversarial, step.labels, step.seed)
+        terms, penalty = regularised(views, self.regulariser, self.detach_clean)
         yield Loss(
             terms.mean(),
             {
@@ -54,7 +54,7 @@ class TLAT(Method):
         )
 
 
-def regularised(views: Views, regulariser: Regulariser) -> tuple[Tensor, Tensor]:
+def regularised(views: Views, regulariser: Regulariser, detach_clean: bool) -> tuple[Tensor, Tensor]:
     """(B,) cross-entropy on the attacked clips plus the weighted regulariser, and (B,) the regulariser alone."""
-    penalty = regulariser(views)
+    penalty = regulariser(views.detached() if detach_clean else views)
     return F.cross_entropy(views.logits, views.labels, reduction="none") + regulariser.weight * penalty, penalty
