@@ -14,7 +14,7 @@ from robustvideo.evaluation.metrics import Interval
 from robustvideo.report.study import build_study_page
 from robustvideo.report.study_text import study_text
 from robustvideo.reproduction.outcomes import Values
-from robustvideo.reproduction.reproduce import ClaimResult, _difference, filled, reproduce
+from robustvideo.reproduction.reproduce import ClaimResult, _result, filled, reproduce
 from robustvideo.reproduction.study import Claim, Study
 
 STUDY: dict[str, Any] = {
@@ -56,7 +56,10 @@ def test_a_study_runs_and_runs_again_at_no_cost(tmp_path: Path) -> None:
     assert written["claims"][0]["verdict"] == outcome.claims[0].verdict
     page = build_study_page(study, "smoke", outcome, tmp_path / "page.html").read_text()
     assert "90.0 %" in page
-    assert "Clean is easier" in page
+    assert "Clean is easier†" in page
+    assert "each trained once" in page
+    assert "* *Clean is easier*†: " in study_text(study, outcome)
+    assert "each trained once" in study_text(study, outcome)
 
 
 def test_a_directory_of_another_study_is_left_alone(tmp_path: Path) -> None:
@@ -131,6 +134,7 @@ def test_a_column_says_what_its_row_does_not(tmp_path: Path) -> None:
     assert text.splitlines()[0] == "| table 1 | white-box, fooling rate | from the other | cost, gradients |"
     assert f"| PGD | {100 * own.estimate:.1f} [" in text
     assert "* *FGSM is cheap*: reproduced, " in text
+    assert text.endswith(", 8 clips.\n")
     assert ">1.5</small>" in page
 
 
@@ -176,7 +180,7 @@ def test_a_claim_over_several_rows_averages_them() -> None:
         "gray": {"clean": {"c": 0.0, "d": 1.0}},
         "coarse": {"clean": {"c": 0.5, "d": 1.0}},
     }
-    assert _difference(study, study.claims[0], values).estimate == 0
+    assert _result(study, study.claims[0], values).difference.estimate == 0
     assert study.claims[0].model_dump(mode="json")["worse"] == "coarse"
 
 

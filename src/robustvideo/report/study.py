@@ -9,6 +9,7 @@ from pathlib import Path
 from robustvideo.evaluation.metrics import Interval
 from robustvideo.evaluation.run import environment, now
 from robustvideo.report.page import fill
+from robustvideo.report.study_text import MARK, ONE_TRAINING
 from robustvideo.reproduction.outcomes import MEASURES, Measure
 from robustvideo.reproduction.reproduce import Outcome
 from robustvideo.reproduction.study import Study
@@ -50,6 +51,9 @@ def build_study_page(study: Study, scale: str, outcome: Outcome, out: Path) -> P
         scale=scale,
         lines=_lines(study, outcome),
         claims=outcome.claims,
+        mark=MARK,
+        marked=any(study.compares_networks(result.claim) for result in outcome.claims),
+        one_training=ONE_TRAINING,
         measures={column.name: MEASURES[column.measure] for column in study.columns},
         clips=max((row.clips for row in outcome.rows.values()), default=0),
         date=now(),

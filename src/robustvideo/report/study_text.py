@@ -10,6 +10,14 @@ from robustvideo.reproduction.outcomes import MEASURES, Measure
 from robustvideo.reproduction.reproduce import ClaimResult, Outcome
 from robustvideo.reproduction.study import Study
 
+MARK = "†"
+
+ONE_TRAINING = (
+    f"{MARK} Different networks, each trained once: the interval is over clips, and another seed may give another "
+    "difference."
+)
+"""What an interval over clips does not know."""
+
 
 def study_text(study: Study, outcome: Outcome) -> str:
     """The table, row by row as far as it has come, and what became of the claims.
@@ -23,8 +31,13 @@ def study_text(study: Study, outcome: Outcome) -> str:
     for key, row in outcome.rows.items():
         cells = zip(row.cells, measures.values(), strict=True)
         lines.append(line([study.rows[key].name, *(_cell(value, measure) for value, measure in cells)]))
-    claims = [f"* *{c.claim.text}*: {_verdict(c, measures[c.claim.columns[0]])}." for c in outcome.claims]
-    return "\n".join([*lines, *([""] if claims else []), *claims]) + "\n"
+    claims = [
+        f"* *{c.claim.text}*{MARK if study.compares_networks(c.claim) else ''}: "
+        f"{_verdict(c, measures[c.claim.columns[0]])}, {c.clips} clips."
+        for c in outcome.claims
+    ]
+    note = ["", ONE_TRAINING] if any(study.compares_networks(c.claim) for c in outcome.claims) else []
+    return "\n".join([*lines, *([""] if claims else []), *claims, *note]) + "\n"
 
 
 def line(cells: list[str]) -> str:

@@ -105,14 +105,20 @@ def cell(clips: Values, measure: Measure) -> Interval:
     return Interval(low, float(values.mean()), high)
 
 
+def in_common(better: Sequence[Values], worse: Sequence[Values]) -> list[str]:
+    """The clips that all columns have: those a comparison rests on."""
+    return sorted(set.intersection(*(set(column) for column in (*better, *worse))))
+
+
 def compared(better: Sequence[Values], worse: Sequence[Values], measure: Measure) -> Interval:
     """How much better one row is than another, averaged over columns, on the clips that both have.
 
     The interval is a bootstrap over clips (10,000 resamples, percentiles, fixed seed). That of shares is at least as
     wide as what one clip more or less would change: a bootstrap of clips that all agree would claim certainty. Shares
-    of fewer than six clips decide nothing: five that all agree do so by chance once in 16 times.
+    of fewer than six clips decide nothing: five that all agree do so by chance once in 16 times. The interval knows
+    clips alone: of networks that were trained once, another seed may give another difference.
     """
-    clips = sorted(set.intersection(*(set(column) for column in (*better, *worse))))
+    clips = in_common(better, worse)
     widest = 1.0 if measure.share else math.inf
     if not clips:
         return Interval(-widest, math.nan, widest)

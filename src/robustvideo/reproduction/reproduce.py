@@ -17,7 +17,7 @@ from robustvideo.evaluation.metrics import Interval
 from robustvideo.evaluation.suite import make_suite
 from robustvideo.models import load_model
 from robustvideo.purification import load_defense
-from robustvideo.reproduction.outcomes import MEASURES, Values, cell, compared, measured
+from robustvideo.reproduction.outcomes import MEASURES, Values, cell, compared, in_common, measured
 from robustvideo.reproduction.study import Claim, Column, Network, Row, Setting, Study, merged
 from robustvideo.storage import slug, write_text
 from robustvideo.training.recipe import make_recipe
@@ -50,10 +50,12 @@ class ClaimResult:
         difference: by how much the better rows are better, averaged over rows and the claim's columns.
         verdict: "reproduced" when the interval lies above 0 (or minus the claim's margin), "contradicted" when below,
             else "undecided".
+        clips: how many clips the difference is over.
     """
 
     claim: Claim
     difference: Interval
+    clips: int = 0
 
     @property
     def verdict(self) -> str:
@@ -115,7 +117,7 @@ def reproduce(study: Study, out: Path, *, device: str = "cpu", quiet: bool = Fal
         clips = max((len(column) for column in own.values()), default=0)
         outcome.rows[key] = RowResult(cells, clips, seconds, epochs)
         done = [c for c in study.claims if {*c.better, *c.worse} <= values.keys()]
-        outcome.claims = [ClaimResult(c, _difference(study, c, values)) for c in done]
+        outcome.claims = [_result(study, c, values) for c in done]
         write_text(out / "results.json", json.dumps(_plain(outcome), indent=2) + "\n")
     return outcome
 
@@ -238,11 +240,11 @@ def _attacks(study: Study, row: Row, column: Column, weights: dict[str, str]) ->
     return suite.build_attacks()
 
 
-def _difference(study: Study, claim: Claim, values: dict[str, dict[str, Values]]) -> Interval:
+def _result(study: Study, claim: Claim, values: dict[str, dict[str, Values]]) -> ClaimResult:
     better = [values[key][name] for key in claim.better for name in claim.columns]
     worse = [values[key][name] for key in claim.worse for name in claim.against or claim.columns]
     measure = next(c.measure for c in study.columns if c.name == claim.columns[0])
-    return compared(better, worse, MEASURES[measure])
+    return ClaimResult(claim, compared(better, worse, MEASURES[measure]), len(in_common(better, worse)))
 
 
 def _start(study: Study, out: Path) -> None:
@@ -263,7 +265,12 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
     return {
         "rows": {key: asdict(row) for key, row in outcome.rows.items()},
         "claims": [
-            {"claim": result.claim.text, "difference": asdict(result.difference), "verdict": result.verdict}
+            {
+                "claim": result.claim.text,
+                "difference": asdict(result.difference),
+                "clips": result.clips,
+                "verdict": result.verdict,
+            }
             for result in outcome.claims
         ],
     }

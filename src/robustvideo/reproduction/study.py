@@ -256,6 +256,17 @@ class Study(_Strict):
         asked = {key for column in self.columns for key in _named(column.specs)}
         return [key for key, row in self.rows.items() if row.recipe is not None and key in asked]
 
+    def compares_networks(self, claim: Claim) -> bool:
+        """Whether a claim sets different networks side by side, and not attacks or defences on the same ones."""
+        if all(column.model for column in self.columns if column.name in (*claim.columns, *claim.against)):
+            return False
+        better, worse = ({self._network(key) for key in keys} for keys in (claim.better, claim.worse))
+        return better != worse
+
+    def _network(self, key: str) -> str | None:
+        row = self.rows[key]
+        return f"trained:{{{key}}}" if row.recipe is not None else row.model
+
     def _is_trained_in_order(self) -> None:
         known: set[str] = set()
 
