@@ -206,6 +206,16 @@ def test_rows_below_a_number_are_left_out_and_the_others_divided_in_blocks(tmp_p
     assert parts["test"] == odd[0][8:] + odd[1][8:]
 
 
+def test_a_number_of_clips_is_spread_over_the_list(tmp_path: Path) -> None:
+    assert [s.id for s in manifest(tmp_path, LOUD, "clips=4").samples] == ["a/05", "a/15", "b/05", "b/15"]
+    assert len(manifest(tmp_path, LOUD, "clips=39").samples) == 39
+    assert len(manifest(tmp_path, LOUD, "clips=41").samples) == 40, "no more than there are"
+    assert [s.id for s in manifest(tmp_path, LOUD, "clips=1&views=2&stride=1").samples] == ["b/00#v0", "b/00#v1"]
+    assert manifest(tmp_path, LOUD, "clips=1").labels == ("a", "b")
+    with pytest.raises(InputError, match="clips= is at least 1"):
+        manifest(tmp_path, LOUD, "clips=0")
+
+
 PARTS = ("train", "val", "test")
 
 
