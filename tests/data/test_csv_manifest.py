@@ -192,7 +192,7 @@ def test_what_is_no_manifest(tmp_path: Path) -> None:
             load_data(f"manifest:{tmp_path / name}")
 
 
-LOUD = "path,label,rms\n" + "".join(f"{c}/{i:02d}.mkv,{c},{0.1 * (i % 2)}\n" for c in "ab" for i in range(20))
+LOUD = "path,label,rms,person\n" + "".join(f"{c}/{i:02d}.mkv,{c},{0.1 * (i % 2)},\n" for c in "ab" for i in range(20))
 
 
 def test_rows_below_a_number_are_left_out_and_the_others_divided_in_blocks(tmp_path: Path) -> None:
@@ -206,10 +206,59 @@ def test_rows_below_a_number_are_left_out_and_the_others_divided_in_blocks(tmp_p
     assert parts["test"] == odd[0][8:] + odd[1][8:]
 
 
+def test_a_number_of_clips_is_spread_over_the_list(tmp_path: Path) -> None:
+    assert [s.id for s in manifest(tmp_path, LOUD, "clips=4").samples] == ["a/05", "a/15", "b/05", "b/15"]
+    assert len(manifest(tmp_path, LOUD, "clips=39").samples) == 39
+    assert len(manifest(tmp_path, LOUD, "clips=41").samples) == 40, "no more than there are"
+    assert [s.id for s in manifest(tmp_path, LOUD, "clips=1&views=2&stride=1").samples] == ["b/00#v0", "b/00#v1"]
+    assert manifest(tmp_path, LOUD, "clips=1").labels == ("a", "b")
+    with pytest.raises(InputError, match="clips= is at least 1"):
+        manifest(tmp_path, LOUD, "clips=0")
+
+
+PARTS = ("train", "val", "test")
+
+
+def divided(folder: Path, rows: list[str], options: str = "divide=6,1,3") -> dict[str, list[tuple[str, str]]]:
+    """Of every part the files and the labels of its rows."""
+    text = "path,label,person,start,end\n" + "\n".join(rows)
+    parts = {split: manifest(folder, text, f"{options}&split={split}") for split in PARTS}
+    return {split: [(s.path.name, data.labels[s.label]) for s in data.samples] for split, data in parts.items()}
+
+
+def test_rows_of_one_file_are_never_divided(tmp_path: Path) -> None:
+    parts = divided(tmp_path, [f"v{i // 5:02d}.mkv,x,,{i % 5},{i % 5 + 1}" for i in range(60)])
+    files = [sorted({name for name, _ in part}) for part in parts.values()]
+    assert [len(own) for own in files] == [7, 1, 4], "12 files in the shares 6 : 1 : 3"
+    assert [name for own in files for name in own] == [f"v{i:02d}.mkv" for i in range(12)]
+
+
+def test_a_file_of_two_classes_is_not_divided_either(tmp_path: Path) -> None:
+    rows = [f"v{i}.mkv,y,,0,1" for i in range(20)] + [f"./v{i}.mkv,x,,1,2" for i in reversed(range(20))]
+    parts = divided(tmp_path, rows)
+    assert sum(len(part) for part in parts.values()) == 40
+    files = [{name for name, _ in part} for part in parts.values()]
+    assert [len(own) for own in files] == [12, 2, 6], "every file once, with both of its rows"
+
+
+def test_a_column_names_what_is_not_divided(tmp_path: Path) -> None:
+    rows = [f"{c}{i}.mkv,{c},p{i % 10},," for c in "ab" for i in range(20)]
+    parts = divided(tmp_path, rows, "divide=6,1,3&group=person")
+    persons = [{int(name[1:-4]) % 10 for name, _ in part} for part in parts.values()]
+    assert persons == [set(range(6)), {6}, {7, 8, 9}]
+    # a file of two persons ties them and all their other files together
+    tied = divided(tmp_path, ["a0.mkv,a,p0,0,1", "a0.mkv,a,p9,1,2", *rows[1:]], "divide=6,1,3&group=person")
+    with_9 = next(part for part in tied.values() if ("b9.mkv", "b") in part)
+    assert {("a0.mkv", "a"), ("a10.mkv", "a"), ("a19.mkv", "a"), ("b0.mkv", "b")} <= set(with_9)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ("at_least=rms", "a column and a number"),
+        ("group=rms", "group= says which rows divide= must not separate"),
+        ("divide=7,1,2&group=rsm", "column of group=rsm.*did you mean 'rms'"),
+        ("divide=7,1,2&group=person", "line 2 has no person"),
         ("at_least=label:1", "line 2: label is 'a', not a number"),
         ("divide=7,3", "three whole shares"),
         ("divide=7,-1,2", "three whole shares"),

@@ -73,8 +73,51 @@ def test_ucf101(tmp_path: Path, home: str, lists: str) -> None:
     assert found(load_data(f"ucf101:{tmp_path}?fold=2&{SMALL}")) == [("Biking/v_Biking_g08_c01", "Biking")]
     with pytest.raises(InputError, match=r"testlist03.txt is missing"):
         load_data(f"ucf101:{tmp_path}?fold=3")
-    with pytest.raises(InputError, match="split=val: input should be 'train' or 'test'"):
+    with pytest.raises(InputError, match=r"no validation part.*hold_out="):
         load_data(f"ucf101:{tmp_path}?split=val")
+
+
+def lists_of_ucf101(folder: Path, train: dict[str, list[str]], test: dict[str, list[str]]) -> Path:
+    """The official lists alone: of every class the groups and clips that are in them."""
+    write(folder / "classInd.txt", "".join(f"{n} {label}\n" for n, label in enumerate(train, 1)))
+    for name, clips in (("train", train), ("test", test)):
+        lines = [f"{label}/v_{label}_{clip}.avi\n" for label, own in clips.items() for clip in own]
+        write(folder / f"{name}list01.txt", "".join(lines))
+    return folder
+
+
+def test_groups_of_ucf101_are_held_out_of_training(tmp_path: Path) -> None:
+    """The last ones of every class, by number, whole; the list has no gap and no doubles."""
+    train = {
+        "Biking": [f"g{g:02d}_c{c:02d}" for g in (10, 8, 9, 25) for c in (1, 2, 3)],
+        "Diving": [f"g{g:02d}_c{c:02d}" for g in (8, 9, 12) for c in (1, 2)],
+    }
+    lists_of_ucf101(tmp_path, train, {"Biking": ["g01_c01"], "Diving": ["g02_c01"]})
+
+    def ids(options: str) -> list[str]:
+        return [s.id.partition("/v_")[2] for s in load_data(f"ucf101:{tmp_path}?{options}").samples]
+
+    whole, rest, held = ids("split=train"), ids("split=train&hold_out=2"), ids("split=val&hold_out=2")
+    assert held == [
+        *(f"Biking_g{g}_c{c:02d}" for g in ("10", "25") for c in (1, 2, 3)),
+        *(f"Diving_g{g}_c{c:02d}" for g in ("09", "12") for c in (1, 2)),
+    ]
+    assert rest == [clip for clip in whole if clip not in held]
+    assert len(ids("split=val&hold_out=1")) == 3 + 2
+    assert ids("hold_out=2") == ids("split=test") == ["Biking_g01_c01", "Diving_g02_c01"]
+    assert load_data(f"ucf101:{tmp_path}?split=val&hold_out=2").labels == ("Biking", "Diving")
+
+
+def test_what_cannot_be_held_out_of_ucf101(tmp_path: Path) -> None:
+    lists_of_ucf101(tmp_path, {"Biking": ["g08_c01", "g09_c01"]}, {"Biking": ["g01_c01"]})
+    with pytest.raises(InputError, match="hold_out=2 leaves nothing of Biking to train on: it has 2 groups"):
+        load_data(f"ucf101:{tmp_path}?split=train&hold_out=2")
+    with pytest.raises(InputError, match="a number of groups, at least 0"):
+        load_data(f"ucf101:{tmp_path}?split=train&hold_out=-1")
+    write(tmp_path / "trainlist01.txt", "Biking/somebody.avi 1\n")
+    assert len(load_data(f"ucf101:{tmp_path}?split=train")) == 1
+    with pytest.raises(InputError, match=r"trainlist01.txt, line 1: somebody is of no group"):
+        load_data(f"ucf101:{tmp_path}?split=val&hold_out=1")
 
 
 def test_hmdb51(tmp_path: Path) -> None:

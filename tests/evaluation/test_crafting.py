@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import robustvideo as rv
 from robustvideo.attacks import load_attack
@@ -77,6 +79,55 @@ def test_transfer_crafts_once_and_the_diagonal_is_the_white_box(network_file: Pa
         next(edited.parameters()).mul_(0.5)
     evaluate(model, tmp_path / "fourth", surrogates=[Surrogate("own", edited, tmp_path / "crafted")])
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "crafted").iterdir()}.keys() > kept.keys()
+
+
+@pytest.fixture
+def shelf(network_file: Path, tmp_path: Path) -> tuple[Surrogate, Clip, torch.Tensor]:
+    """A surrogate that keeps what it crafts, and a batch for it."""
+    data = load_data("embedded:kinetic?split=test&clips=3")
+    return Surrogate("own", load_model(f"file:{network_file}:build"), tmp_path), *collate([data[i] for i in range(3)])
+
+
+def test_other_clips_of_the_same_ids_are_crafted_anew(shelf: tuple[Surrogate, Clip, torch.Tensor]) -> None:
+    """Two data sets may both number their clips from 0."""
+    surrogate, clip, labels = shelf
+    clip = replace(clip, audio=torch.zeros(3, 1, 800), sample_rate=8000)
+    attack = load_attack("pgd(eps=4/255, steps=2)")
+    surrogate.craft(attack, clip, labels)
+    other = clip.with_signal("video", clip.video.flip(-1).contiguous())
+    found = surrogate.craft(attack, other, labels).clip
+    assert (found.video - other.video).abs().max() <= 4 / 255 + 1e-6
+    louder = clip.with_signal("audio", torch.full((3, 1, 800), 0.5))
+    assert (surrogate.craft(attack, louder, labels).clip.audio == 0.5).all()
+    assert len(list(surrogate.folder.iterdir())) == 3
+
+
+@pytest.mark.parametrize("damage", ["beyond the budget", "another shape", "no logits", "no tensors", "soundless"])
+def test_a_kept_batch_that_cannot_be_the_attack_s_is_crafted_anew(
+    shelf: tuple[Surrogate, Clip, torch.Tensor], damage: str
+) -> None:
+    surrogate, clip, labels = shelf
+    if damage == "soundless":
+        clip = replace(clip, audio=torch.zeros(3, 1, 800), sample_rate=8000)
+    attack = load_attack("masked_pgd(eps=1, steps=2)")  # its own region is verified, too
+    crafted = surrogate.craft(attack, clip, labels).clip
+    (path,) = surrogate.folder.iterdir()
+    tensors = load_file(path)
+    if damage == "beyond the budget":
+        tensors["video"] = 1 - tensors["video"]
+    elif damage == "another shape":
+        tensors["video"] = tensors["video"][:, :, :1].contiguous()
+    elif damage == "no logits":
+        del tensors["logits"]
+    elif damage == "soundless":
+        del tensors["audio"]
+    save_file(tensors, path)
+    if damage == "no tensors":
+        path.write_bytes(b"nothing")
+    again = surrogate.craft(attack, clip, labels).clip
+    assert torch.equal(again.video, crafted.video)
+    assert (again.audio is None) == (damage != "soundless")
+    assert torch.equal(load_file(path)["video"], crafted.video), "and kept in its place"
 
 
 def test_clips_for_another_model_go_on_where_the_surrogate_has_failed(network_file: Path, tmp_path: Path) -> None:

@@ -54,18 +54,41 @@ def test_levels_and_steps_are_those_of_diffusers(options: dict[str, object]) -> 
         )
 
 
+@pytest.mark.parametrize("final_is_one", [False, True])
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize(("grid", "count"), [(50, 6), (1000, 101)])
+def test_the_levels_below_are_those_of_diffusers(final_is_one: bool, offset: int, grid: int, count: int) -> None:
+    """Where a grid of all timesteps starts at 1, the level below its lowest step is that of timestep 0."""
+    diffusers = pytest.importorskip("diffusers")
+    theirs = diffusers.DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=offset,
+        set_alpha_to_one=final_is_one,
+    )  # fmt: skip
+    theirs.set_timesteps(grid)
+    timesteps = theirs.timesteps.tolist()[-count:]
+    below = [t - 1000 // grid for t in timesteps]
+    lower = [float(theirs.alphas_cumprod[t] if t >= 0 else theirs.final_alpha_cumprod) for t in below]
+    schedule = NoiseSchedule.from_config(theirs.config)
+    steps = schedule.steps(grid, count)
+    assert [step.t for step in steps] == timesteps
+    assert [step.lower for step in steps] == pytest.approx(lower, abs=1e-6)
+    for few in (1, 3):
+        chain = schedule.chain(coarser(steps, few), steps[-1].lower)
+        assert chain[-1].lower == steps[-1].lower, "a coarser chain ends where the steps do"
+
+
 def test_coarser_steps_keep_the_ends() -> None:
     steps = SCHEDULE.steps(50, 6)
     assert coarser(steps, 1) == [101]
     assert coarser(steps, 2) == [1, 101]
     assert coarser(steps, 6) == [1, 21, 41, 61, 81, 101]
     assert coarser(SCHEDULE.steps(1000, 101), 3) == [1, 51, 101]
-    chain = SCHEDULE.chain([1, 101])
-    assert [(step.t, step.lower) for step in chain] == [(101, chain[1].upper), (1, SCHEDULE.levels()[0])]
+    chain = SCHEDULE.chain([1, 101], 0.999)
+    assert [(step.t, step.lower) for step in chain] == [(101, chain[1].upper), (1, 0.999)]
 
 
 def test_a_level_without_noise_below_has_a_finite_weight() -> None:
-    (step,) = NoiseSchedule(final_is_one=True).chain([21])
+    (step,) = NoiseSchedule(final_is_one=True).chain([21], 1.0)
     assert step.log_variance == pytest.approx(torch.tensor(1 - step.upper).log().item(), rel=1e-5)
 
 

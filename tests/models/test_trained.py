@@ -173,6 +173,51 @@ def test_a_part_of_a_trained_model_is_rebuilt_from_its_file(tmp_path: Path) -> N
         load_model(f"trained:{second}")
 
 
+@pytest.mark.parametrize(
+    "experts",
+    ["expert='trained:{}'&experts=2", "experts=['trained:{}%3Fwith=multi_bn()', r3d_small(frames=4), 'trained:{}']"],
+)
+def test_a_mixture_of_trained_experts_is_rebuilt_from_its_file_alone(
+    experts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been named from another folder, and the experts' own file may be gone."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    written(Path("runs/expert.safetensors"), "r3d_small?frames=8&size=16")
+    spec = "video_moe?frames=4&size=16&top=2&" + experts.replace("{}", "runs/expert.safetensors")
+    model = written(tmp_path / "runs/mixture.safetensors", spec)
+    Path("runs/mixture.safetensors").rename("elsewhere/mixture.safetensors")
+    Path("runs/expert.safetensors").unlink()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    loaded = load_model("trained:mixture.safetensors")
+    assert same(loaded, model)
+    clip = Clip(torch.rand(2, 3, 8, 16, 16))
+    assert torch.equal(loaded(clip), model.eval()(clip))
+    again = written(Path("again.safetensors"), "trained:mixture.safetensors")
+    Path("mixture.safetensors").unlink()
+    assert same(load_model("trained:again.safetensors"), again)
+
+
+def test_an_expert_takes_no_frames_from_the_mixture_because_it_is_a_trained_one(tmp_path: Path) -> None:
+    written(tmp_path / "expert.safetensors", "r3d_small")
+    flat = self_contained(f"video_moe?expert='trained:{tmp_path}/expert.safetensors'&frames=4")
+    assert {expert.frames for expert in load_model(flat).experts} == {16}  # type: ignore[union-attr]
+    for spec in ("video_moe?experts=[r3d_small, tsm_r18(frames=4)]", "video_moe?expert='embedded:r3d'", "video_moe"):
+        assert self_contained(spec) == spec
+
+
+def test_code_of_an_expert_is_only_run_when_asked_for(tmp_path: Path) -> None:
+    labels = tuple(map(str, range(8)))
+    expert, path = tmp_path / "expert.safetensors", tmp_path / "model.safetensors"
+    written(expert, f"file:{TINY}:build", labels)
+    for named in (f"file:{TINY}:build", f"trained:{expert}%3Frun_code=true"):
+        model = written(path, f"video_moe?expert='{named}'&experts=2", labels)
+        with pytest.raises(InputError, match="run_code=true"):
+            load_model(f"trained:{path}")
+        assert same(load_model(f"trained:{path}?run_code=true"), model)
+
+
 def test_a_checkpoint_stands_in_for_the_file_s_own_weights(tmp_path: Path) -> None:
     path, other = tmp_path / "model.safetensors", tmp_path / "best.safetensors"
     written(path, "r3d_small?with=multi_bn()")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from robustvideo.attacks import load_attack
+from robustvideo.data import load_data
 from robustvideo.errors import InputError
 from robustvideo.packaged import recipes
 from robustvideo.purification import load_defense
@@ -91,6 +93,38 @@ def test_every_packaged_study_has_every_scale_and_names_things_that_exist(name: 
         for row in study.rows.values():
             if row.recipe is not None:
                 load_training(filled(str({**study.base, **row.recipe}.get("training", "standard")), given))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_no_study_chooses_its_epoch_on_the_test_clips(name: str, fake_ucf101: Path) -> None:
+    """The studies on UCF101, at the paper's scale, against lists with the official names."""
+    study = load_study(Path(name), "full")
+    networks = [given for given in study.given.values() if not isinstance(given, str)]
+    recipes = [merged(study.base, trained.recipe or {}) for trained in (*study.rows.values(), *networks)]
+    for data in (recipe.get("data", {}) for recipe in recipes):
+        if not str(data.get("val", "")).startswith("ucf101:"):
+            continue
+        train, val, test = (
+            {sample.id for sample in load_data(spec).samples}
+            for spec in (data["train"], data["val"], study.evaluation.data)
+        )
+        assert [len(part) for part in (train, val, test)] == [6, 4, 4]
+        assert len(train | val | test) == 14
+
+
+@pytest.fixture(scope="module")
+def fake_ucf101(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Two classes of five groups to train on and two to test, as lists without videos."""
+    folder = tmp_path_factory.mktemp("data")
+    lists = folder / "UCF-101/ucfTrainTestlist"
+    lists.mkdir(parents=True)
+    (lists / "classInd.txt").write_text("1 Biking\n2 Diving\n")
+    for kind, groups in (("train", range(8, 13)), ("test", range(1, 3))):
+        lines = [f"{c}/v_{c}_g{g:02d}_c01.avi 1" for c in ("Biking", "Diving") for g in groups]
+        (lists / f"{kind}list01.txt").write_text("\n".join(lines))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROBUSTVIDEO_DATA", str(folder))
+        yield folder
 
 
 def test_a_study_shares_what_another_file_says(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from accelerate import Accelerator
 from av_tiny import av_batch, av_network, av_stage, av_step
 from resuming import tiny_recipe
 
-from robustvideo.attacks import PGD
+from robustvideo.attacks import PGD, load_attack
 from robustvideo.errors import InputError
 from robustvideo.model import Featurised, at_rest, classify
 from robustvideo.models import load_model
@@ -23,7 +24,7 @@ from robustvideo.training import load_training
 from robustvideo.training.crmt_at import CRMTAT, certified_radius, first_balancing_epoch, gradient_norms, margin_loss
 from robustvideo.training.dcfl import in_turn_by_class
 from robustvideo.training.schedule import Schedule, rate
-from robustvideo.training.ssdf import oddity_loss
+from robustvideo.training.ssdf import oddity_loss, on_one_part
 from robustvideo.training.updates import Updates
 
 
@@ -101,6 +102,17 @@ def test_ssdf_attacks_one_modality_at_a_time() -> None:
     assert {"robust_accuracy_video", "robust_accuracy_audio"} < set(loss.metrics)
     loss.value.backward()
     assert all(p.grad is not None for p in model.judge.parameters())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("eps", [8, 0])
+def test_ssdf_steps_by_the_same_share_of_either_budget(eps: int) -> None:
+    threat = AudioVisual(eps / 255, 0.012)
+    together = PGD(threat=threat, steps=10, step_size=threat.parts[0].eps / 4)
+    for attack, share in ((together, 0.25), (replace(together, step_size=None), together.default_step)):
+        alone = [on_one_part(attack, part) for part in threat.parts]
+        assert [a.threat for a in alone] == list(threat.parts)
+        assert [a.relative_step for a in alone] == pytest.approx([share] * len(threat.parts))  # type: ignore[attr-defined]
+    assert on_one_part(load_attack("noise()"), threat.parts[0]).threat == threat.parts[0]
 
 
 @pytest.mark.parametrize("orthogonal", [False, True])

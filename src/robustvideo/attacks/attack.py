@@ -209,6 +209,15 @@ class Attack(ABC):
         self._must_be_lawful(problem, crafted)
         return crafted
 
+    @final
+    def allows(self, model: Model, clip: Clip, labels: Tensor, found: Clip) -> Tensor:
+        """(B,) bool: may the attack have made ``found`` of the clips? For what comes from elsewhere, such as a file.
+
+        Args: see `__call__`.
+        """
+        with self._posed(model, clip, labels, None, None) as problem:
+            return _lawful(problem, found)
+
     @abstractmethod
     def solve(self, problem: Problem) -> AttackResult:
         """Search for adversarial clips. The model is frozen and in evaluation mode."""
@@ -317,12 +326,16 @@ class Attack(ABC):
             yield self.problem(model, clip.detach(), labels.long().clone(), eps, masks)
 
     def _must_be_lawful(self, problem: Problem, found: Clip) -> None:
-        lawful = problem.threat.verify(problem.clip, found, problem.masks, problem.eps)
+        lawful = _lawful(problem, found)
         if not lawful.all():
             name = problem.clip.ids[int((~lawful).nonzero()[0])]
             raise ConstraintViolated(
                 f"{self.spec} left its threat model on clip {name}: this is a bug, please report it."
             )
+
+
+def _lawful(problem: Problem, found: Clip) -> Tensor:
+    return problem.threat.verify(problem.clip, found, problem.masks, problem.eps)
 
 
 attacks: Registry[Attack] = Registry("attack", "attacks", "robustvideo.attacks")

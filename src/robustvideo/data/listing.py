@@ -100,6 +100,33 @@ class Classes:
         return Listing(entries, tuple(labels or self.labels or found))
 
 
+@dataclass(frozen=True)
+class Amount:
+    """How much of a list is taken.
+
+    Attributes:
+        clips: at most so many of its videos, evenly spread over it, so that of a list that goes by classes every class
+            has its share. Default: all.
+
+    Raises:
+        InputError: less than one.
+    """
+
+    clips: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.clips is not None and self.clips < 1:
+            raise InputError(f"clips= is at least 1, got {self.clips}.")
+
+    def apply(self, listing: Listing) -> Listing:
+        """The listing with the middle clip of each equal stretch of it."""
+        total = len(listing.entries)
+        if self.clips is None or self.clips >= total:
+            return listing
+        chosen = ((2 * i + 1) * total // (2 * self.clips) for i in range(self.clips))
+        return replace(listing, entries=tuple(listing.entries[i] for i in chosen))
+
+
 def _told_apart(entries: Sequence[Listed]) -> tuple[Listed, ...]:
     """Entries with their suffix in the id, then with their times, where ids that follow from the path are shared."""
     files: dict[str, set[Path]] = {}

@@ -15,7 +15,7 @@ from string import Template
 from robustvideo.data.catalog import EMBEDDED, collections, schemes
 from robustvideo.data.dataset import UnusableClip, VideoDataset
 from robustvideo.data.file_dataset import FileDataset
-from robustvideo.data.listing import Classes, Listing
+from robustvideo.data.listing import Amount, Classes, Listing
 from robustvideo.data.options import build_all, typed
 from robustvideo.data.picture import Picture
 from robustvideo.data.reading import Reading
@@ -47,9 +47,9 @@ def load_data(spec: str, labels: Sequence[str] | None = None) -> VideoDataset:
     Args:
         spec: ``scheme:name?option=value&...``. Schemes: ``manifest:<file.csv>``, ``folder:<dir>``,
             ``ucf101:<dir>``, ``hmdb51:<dir>``, ``kinetics:<dir>`` and ``embedded:kinetic``. Every scheme that reads
-            files takes the options of `Sampling`, `Picture`, `Sound`, `Classes` and ``cache=<dir>`` besides its own.
-            The environment variable ROBUSTVIDEO_CACHE names a cache for all that name none: studies that train
-            several networks on the same videos then decode them once.
+            files takes the options of `Sampling`, `Picture`, `Sound`, `Classes`, `Amount` and ``cache=<dir>`` besides
+            its own. The environment variable ROBUSTVIDEO_CACHE names a cache for all that name none: studies that
+            train several networks on the same videos then decode them once.
             ``$NAME`` in a file's or folder's name stands for that environment variable, so that a recipe can be
             shared between machines.
         labels: class names by index, usually the model's; they replace the data set's own numbering.
@@ -64,10 +64,10 @@ def load_data(spec: str, labels: Sequence[str] | None = None) -> VideoDataset:
         return embedded if labels is None or tuple(labels) == embedded.labels else embedded.relabelled(labels)
     if source.scheme not in collections.entries():
         raise unknown("data source", source.scheme, schemes())
-    collection, classes, sampling, picture, sound, storage = build_all(
-        source, collections.get(source.scheme), Classes, Sampling, Picture, Sound, _Storage
+    collection, classes, amount, sampling, picture, sound, storage = build_all(
+        source, collections.get(source.scheme), Classes, Amount, Sampling, Picture, Sound, _Storage
     )
-    listing = classes.apply(collection.listing(_expanded(source.name)), labels)
+    listing = amount.apply(classes.apply(collection.listing(_expanded(source.name)), labels))
     reading = Reading(sampling, picture, sound)
     if sound.wanted and sound.audio_rate is None:
         reading = replace(reading, sound=replace(sound, audio_rate=_common_rate(listing)))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
-from bisect import bisect
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from robustvideo.data.catalog import collections
+from robustvideo.data.division import PARTS, divided
 from robustvideo.data.listing import Collection, Listed, Listing, label_names
 from robustvideo.errors import InputError, unknown
 
@@ -31,23 +30,27 @@ class Manifest(Collection):
         at_least: ``column:number``; keep the rows with at least that number there, such as ``audio_rms:0.001`` for
             clips that can be heard. Default: all rows.
         divide: three shares, such as ``7,1,2``: instead of what a split column says, every class's rows are divided
-            in their order into train, val and test. Neighbours in a file often are of one recording: they stay
-            together.
+            in their order into train, val and test. Rows of one file are never separated, see `divided`.
+        group: a column (of recordings, of persons) whose rows ``divide`` does not separate either. Default: files
+            alone are kept whole; then neighbours of one recording in several files may be parted, at the two edges.
 
     Raises:
-        InputError: something else than a column and a number, or than three shares.
+        InputError: something else than a column and a number, or than three shares, or a group of an undivided list.
     """
 
     split: str | None = None
     root: Path | None = None
     at_least: str | None = None
     divide: tuple[str, ...] | None = None
+    group: str | None = None
 
     def __post_init__(self) -> None:
         if self.at_least is not None and _number(self.at_least.partition(":")[2]) is None:
             raise InputError(f"at_least= is a column and a number, such as audio_rms:0.001, got {self.at_least!r}.")
-        if self.divide is not None and (len(self.divide) != len(_PARTS) or not all(s.isdigit() for s in self.divide)):
+        if self.divide is not None and (len(self.divide) != len(PARTS) or not all(s.isdigit() for s in self.divide)):
             raise InputError(f"divide= is three whole shares, such as 7,1,2, got {','.join(self.divide)!r}.")
+        if self.group is not None and self.divide is None:
+            raise InputError("group= says which rows divide= must not separate: give divide=, too.")
 
     def listing(self, name: str) -> Listing:
         """The rows of the split, and the classes of the whole file.
@@ -56,6 +59,7 @@ class Manifest(Collection):
             InputError: a missing file or column, a value that cannot be used (with its line), or an unknown split.
         """
         table = Path(name)
+        root = (self.root or table.parent).resolve()
         rows = list(read_csv(table, required=("path", "label")))
         labels = label_names(row["label"] for _, row in rows)
         if self.at_least is not None:
@@ -63,7 +67,9 @@ class Manifest(Collection):
             if not rows:
                 raise InputError(f"No row of {table} reaches at_least={self.at_least}.")
         if self.divide is not None:
-            rows = _divided(rows, [int(share) for share in self.divide])
+            ties = [_ties(where, row, root, self.group) for where, row in rows]
+            parts = divided([row["label"] for _, row in rows], ties, [int(share) for share in self.divide])
+            rows = [(where, {**row, "split": part}) for (where, row), part in zip(rows, parts, strict=True)]
         if self.split is not None:
             if not any("split" in row for _, row in rows):
                 raise InputError(f"{table} has no column 'split', so split={self.split} selects nothing.")
@@ -71,11 +77,7 @@ class Manifest(Collection):
             if self.split not in splits:
                 raise unknown(f"split of {table}:", self.split, splits)
             rows = [(where, row) for where, row in rows if row["split"] == self.split]
-        root = (self.root or table.parent).resolve()
         return Listing(tuple(_listed(where, row, root) for where, row in rows), labels)
-
-
-_PARTS = ("train", "val", "test")
 
 
 def _reaches(where: str, row: Mapping[str, str], least: str) -> bool:
@@ -95,18 +97,16 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _divided(
-    rows: Sequence[tuple[str, Mapping[str, str]]], shares: Sequence[int]
-) -> list[tuple[str, Mapping[str, str]]]:
-    """Rows with their part in the split column, class by class in their order."""
-    edges = [sum(shares[: i + 1]) / max(1, sum(shares)) for i in range(len(shares) - 1)]
-    count, seen = Counter(row["label"] for _, row in rows), Counter[str]()
-    divided: list[tuple[str, Mapping[str, str]]] = []
-    for where, row in rows:
-        place = (seen[row["label"]] + 0.5) / count[row["label"]]
-        seen[row["label"]] += 1
-        divided.append((where, {**row, "split": _PARTS[bisect(edges, place)]}))
-    return divided
+def _ties(where: str, row: Mapping[str, str], root: Path, column: str | None) -> list[tuple[str, str]]:
+    """What a row is of: its file, whichever way it is written, and its group where there is a column of them."""
+    ties = [("path", str(_inside(where, row["path"], root).resolve()))]
+    if column is not None:
+        if column not in row:
+            raise unknown(f"column of group={column}, {where}:", column, row)
+        if not row[column]:
+            raise InputError(f"{where} has no {column}, and so no group: fill it in, or leave group={column} out.")
+        ties.append(("group", row[column]))
+    return ties
 
 
 def read_csv(table: Path, required: tuple[str, ...]) -> Iterator[tuple[str, Mapping[str, str]]]:

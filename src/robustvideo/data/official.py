@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,7 @@ from robustvideo.data.manifest import read_csv
 from robustvideo.errors import InputError
 
 Half = Literal["train", "test"]
+Split = Literal["train", "val", "test"]
 
 
 @collections.register("ucf101")
@@ -24,31 +26,70 @@ class UCF101(Collection):
     The lists (``classInd.txt``, ``testlist01.txt``, ...) are looked for in ``ucfTrainTestlist/`` and in the folder
     itself; the class folders in ``UCF-101/``, ``videos/`` and the folder itself.
 
+    The lists have no validation part, and an epoch must not be chosen on the test clips: ``hold_out=2`` takes the last
+    two groups of every class (``v_Biking_g25_c01``: one person or place is one group) out of ``split=train``, and
+    ``split=val`` is these.
+
     Attributes:
         fold: which of the three splits.
-        split: "train" or "test".
+        split: "train", "test", or with ``hold_out`` "val".
+        hold_out: how many groups of every class of the train list are for validation. Default: none.
+
+    Raises:
+        InputError: validation clips of which none are held out, or fewer than 0.
     """
 
     fold: int = 1
-    split: Half = "test"
+    split: Split = "test"
+    hold_out: int = 0
+
+    def __post_init__(self) -> None:
+        if self.hold_out < 0:
+            raise InputError(f"hold_out= is a number of groups, at least 0, got {self.hold_out}.")
+        if self.split == "val" and not self.hold_out:
+            raise InputError(
+                "UCF101's lists have no validation part: hold_out=2 makes one of the last 2 groups of every class of "
+                "the train list; give it with split=train, too."
+            )
 
     def listing(self, name: str) -> Listing:
         """The files of a list, in its order.
 
         Raises:
-            InputError: a list is missing.
+            InputError: a list is missing, or nothing would be left to train on.
         """
         root = Path(name)
         lists = _first_folder(root, ("ucfTrainTestlist", "."), "classInd.txt")
         home = _first_folder(root, ("UCF-101", "videos", "."))
         labels = tuple(line.split()[1] for line in _lines(lists / "classInd.txt"))
-        table = lists / f"{self.split}list{self.fold:02d}.txt"
+        table = lists / f"{'test' if self.split == 'test' else 'train'}list{self.fold:02d}.txt"
         entries = []
         for number, line in enumerate(_lines(table), 1):
             path = PurePosixPath(line.split()[0])  # train lists append the class number
             where = f"{table.name}, line {number}"
             entries.append(Listed(path.with_suffix("").as_posix(), path.parts[0], home / path, where))
+        if self.split != "test" and self.hold_out:
+            held = _last_groups(entries, self.hold_out)
+            entries = [e for e in entries if ((e.label, _group(e)) in held) == (self.split == "val")]
         return Listing(tuple(entries), labels)
+
+
+def _last_groups(entries: Sequence[Listed], count: int) -> set[tuple[str, int]]:
+    """The groups of highest number of every class."""
+    groups: dict[str, set[int]] = {}
+    for entry in entries:
+        groups.setdefault(entry.label, set()).add(_group(entry))
+    for label, own in groups.items():
+        if len(own) <= count:
+            raise InputError(f"hold_out={count} leaves nothing of {label} to train on: it has {len(own)} groups.")
+    return {(label, group) for label, own in groups.items() for group in sorted(own)[-count:]}
+
+
+def _group(entry: Listed) -> int:
+    found = re.search(r"_g(\d+)_c\d+$", entry.path.stem)
+    if found is None:
+        raise InputError(f"{entry.where}: {entry.path.stem} is of no group (..._g08_c01), which hold_out= needs.")
+    return int(found[1])
 
 
 @collections.register("hmdb51")
@@ -104,7 +145,7 @@ class Kinetics(Collection):
         split: "train", "val" or "test".
     """
 
-    split: Literal["train", "val", "test"] = "val"
+    split: Split = "val"
 
     def listing(self, name: str) -> Listing:
         """The rows of the split's annotation file, in its order.

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from robustvideo.attacks.attack import Attack, AttackResult, Verdict, judge
 from robustvideo.clip import Clip, concatenate
-from robustvideo.evaluation.identity import digest_of
+from robustvideo.evaluation.identity import digest_of, digest_of_clip
 from robustvideo.model import Model, at_rest, is_out_of_memory
 from robustvideo.randomness import ClipRandom, seed_for
 from robustvideo.storage import local_copy, slug, write_atomically
@@ -62,7 +63,7 @@ class Surrogate:
     """A model that clips are crafted on, to be tested on another one.
 
     What is crafted does not depend on the target, so it is kept on disk and serves every target of a suite. A surrogate
-    that has changed under its name crafts anew.
+    that has changed under its name crafts anew, and so does one that is given other clips under the same ids.
 
     Attributes:
         name: its spec, for the records.
@@ -80,13 +81,16 @@ class Surrogate:
         return digest_of(self.model)
 
     def craft(self, attack: Attack, clip: Clip, labels: Tensor) -> AttackResult:
-        """The surrogate's adversarial clips, whether or not it is fooled by them; see `craft_for_others`."""
+        """The surrogate's adversarial clips, whether or not it is fooled by them; see `craft_for_others`.
+
+        What is kept is held against the attack's threat model once more; a file that breaks it is written anew.
+        """
         said = (self.name, self.digest, "all steps", attack.spec, *clip.ids, *map(str, labels.tolist()))
-        key = slug("\x1f".join(said))
-        path = self.folder / f"{key}.safetensors"
-        if path.exists():
-            with local_copy(path) as file:
-                return _unpack(load_file(file, device=str(clip.device)), clip)
+        key = "\x1f".join((*said, digest_of_clip(clip)))
+        path = self.folder / f"{slug(key)}.safetensors"
+        kept = _load(path, clip)
+        if kept is not None and attack.allows(self.model, clip, labels, kept.clip).all():
+            return kept
         result = craft_for_others(attack, self.model, clip, labels)
         write_atomically(path, lambda temporary: save_file(_pack(result), temporary))
         return result
@@ -141,6 +145,19 @@ def _pack(result: AttackResult) -> dict[str, Tensor]:
     return tensors
 
 
-def _unpack(tensors: dict[str, Tensor], clean: Clip) -> AttackResult:
+def _load(path: Path, clean: Clip) -> AttackResult | None:
+    """What was crafted of some clips; None where the file is missing, damaged, or of clips of another shape."""
+    try:
+        with local_copy(path) as file:
+            tensors = load_file(file, device=str(clean.device))
+    except (SafetensorError, OSError):
+        return None
+    like = {"video": clean.video} if clean.audio is None else {"video": clean.video, "audio": clean.audio}
+    results = {f.name for f in fields(AttackResult) if f.name != "clip"}
+    fits = tensors.keys() == like.keys() | results and all(
+        tensors[name].shape == signal.shape and tensors[name].dtype == signal.dtype for name, signal in like.items()
+    )
+    if not fits or any(tensors[name].shape[:1] != (len(clean),) for name in results):
+        return None
     clip = replace(clean, video=tensors.pop("video"), audio=tensors.pop("audio", None))
     return AttackResult(clip=clip, **tensors)

@@ -1,4 +1,4 @@
-"""What makes a model the same model in another run: its weights, its settings, and a user's own code."""
+"""What makes a model the same model in another run: its weights, its settings, and a user's own code. And a clip."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import hashlib
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from robustvideo.clip import Clip
 from robustvideo.model import Model, WrappedModel
 
 
@@ -34,7 +35,19 @@ def digest_of(model: nn.Module | None) -> str:
         return ""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()]):
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(_content(name, tensor))
     digest.update(code_of(model).encode())
     return digest.hexdigest()
+
+
+def digest_of_clip(clip: Clip) -> str:
+    """A hash of every sample of picture and sound: ids alone do not tell two data sets apart."""
+    digest = hashlib.blake2b(_content("video", clip.video), digest_size=16)
+    if clip.audio is not None:
+        digest.update(_content(f"audio at {clip.sample_rate}", clip.audio))
+    return digest.hexdigest()
+
+
+def _content(name: str, tensor: Tensor) -> bytes:
+    values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode() + values

@@ -16,7 +16,7 @@ from robustvideo.models.alteration import load_alterations
 from robustvideo.models.catalog import SCHEMES, catalog, networks
 from robustvideo.models.checkpoint import load_state, read_labels, read_state
 from robustvideo.models.ensemble import Ensemble
-from robustvideo.models.trained import Options, part_of, read_origin
+from robustvideo.models.trained import Options, part_of, read_origin, runs_code
 from robustvideo.registry import construct, parameters
 from robustvideo.spec import Call, Source, parse_source, parse_value
 
@@ -172,11 +172,12 @@ def _load_trained(source: Source, filled: bool) -> Model:
     path = Path(source.name).expanduser()
     origin = read_origin(path)
     base = _parse(origin.model)
-    if base.scheme == "file" and not options.run_code:
+    # what a file says of itself must not decide whether code is run
+    if base.scheme != "trained" and runs_code(origin.model) and not options.run_code:
         raise InputError(
             f"The network of {path} is code, {origin.model}: if you trust it, add run_code=true to the spec."
         )
-    if base.scheme == "trained":  # what a file says of itself must not decide whether code is run
+    if base.scheme == "trained":
         base = replace(base, options={**base.options, "run_code": str(options.run_code)})
     model = _load(base, len(origin.labels), filled=False)
     if filled:

@@ -204,7 +204,7 @@ class VideoMoE:
     def _expert(self, call: Call) -> Model:
         from robustvideo.models.loading import load_model  # it loads this network, too
 
-        if ":" in call.name:
+        if ":" in call.name or "?" in call.name:
             return load_model(call.name, num_classes=self.classes)
         if call.name not in networks.entries() and call.name not in TORCHVISION:
             raise unknown("expert", call.name, [*networks.entries(), *TORCHVISION])

@@ -55,7 +55,8 @@ class NoiseSchedule:
         start, end: its first and last value; the cosine has none.
         timesteps: how many there are.
         offset: what is added to the timesteps of a coarser grid.
-        final_is_one: whether the level below the lowest timestep of a grid is free of noise; else it is abar_0.
+        final_is_one: whether the level below the lowest timestep of a grid is free of noise; else it is abar_0. A grid
+            of every timestep whose offset leaves out timestep 0 ends at that one's level instead, as in diffusers.
         prediction: what the network predicts.
         betas: betas of one's own instead.
 
@@ -118,13 +119,14 @@ class NoiseSchedule:
                 f"A diffusion model of {self.timesteps} timesteps has a grid of 1 to {self.timesteps}, of which some "
                 f"are taken from the lowest up: got {count} of {grid}."
             )
-        return self.chain([i * stride + self.offset for i in range(count)])
+        below = self.offset - stride  # 0 where a grid of every timestep starts at 1
+        end = self.levels()[below] if below >= 0 else 1.0 if self.final_is_one else self.levels()[0]
+        return self.chain([i * stride + self.offset for i in range(count)], end)
 
-    def chain(self, timesteps: Sequence[int]) -> tuple[Step, ...]:
-        """Steps between timesteps that are given from the lowest up, and below the lowest; from the highest down."""
+    def chain(self, timesteps: Sequence[int], end: float) -> tuple[Step, ...]:
+        """Steps between timesteps that are given from the lowest up; from the highest down, to the level ``end``."""
         levels = self.levels()
-        lowest = 1.0 if self.final_is_one else levels[0]
-        lower = [lowest, *(levels[t] for t in timesteps[:-1])]
+        lower = [end, *(levels[t] for t in timesteps[:-1])]
         return tuple(Step(t, levels[t], below) for t, below in zip(timesteps, lower, strict=True))[::-1]
 
     def _betas(self) -> torch.Tensor:

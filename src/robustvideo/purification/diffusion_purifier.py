@@ -113,7 +113,7 @@ class DiffusionPurifier(Purifier):
     def taken(self, schedule: NoiseSchedule) -> tuple[Step, ...]:
         """The steps of a purification, from the highest down."""
         steps = schedule.steps(self.grid, self.steps)
-        return steps if self.substeps is None else schedule.chain(coarser(steps, self.substeps))
+        return steps if self.substeps is None else schedule.chain(coarser(steps, self.substeps), steps[-1].lower)
 
     def once(self, clip: Clip, seeds: Sequence[int], network: nn.Module | None) -> Sequence[Clip]:
         return self.traced(clip, seeds, network, recorded=False)[0]

@@ -14,7 +14,7 @@ from robustvideo.errors import InputError
 from robustvideo.model import Model
 from robustvideo.models.odd_one_out import ODD, OddOneOut
 from robustvideo.models.refused import pooled
-from robustvideo.threat import AudioVisual
+from robustvideo.threat import AudioVisual, Part
 from robustvideo.training.adversary import attacked, require_untargeted
 from robustvideo.training.method import Loss, Method, Step, trainings
 
@@ -54,12 +54,22 @@ class SSDF(Method):
         loss = F.cross_entropy(logits, step.labels) + self.weight * odd
         metrics = {"accuracy": (logits.argmax(1) == step.labels).float().mean(), "oddity": odd}
         for part in self.attack.threat.parts:
-            alone = replace(self.attack, threat=part)
+            alone = on_one_part(self.attack, part)
             perturbed = step.forward(attacked(alone, network, step.clip, step.labels, seed=step.seed))
             loss = loss + F.cross_entropy(perturbed, step.labels)
             correct = (perturbed.argmax(1) == step.labels).float().mean()
             metrics[f"robust_accuracy_{part.modality}"] = correct
         yield Loss(loss, metrics)
+
+
+def on_one_part(attack: Attack, part: Part) -> Attack:
+    """The attack on one part of its threat model alone; its step is the same share of the budget as in all of it.
+
+    A ``step_size`` is in the unit of the first part's budget, which may be the other modality's.
+    """
+    size = getattr(attack, "step_size", None)
+    scaled = {} if size is None else {"step_size": size * part.eps / attack.threat.parts[0].eps}
+    return replace(attack, threat=part, **scaled)
 
 
 def with_judge(network: Model) -> OddOneOut:
