@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from robustvideo.attacks import PGD
 from robustvideo.attacks.attack import Attack
-from robustvideo.clip import Clip
+from robustvideo.clip import Clip, concatenate
 from robustvideo.data import load_data
+from robustvideo.evaluation.crafting import clean_verdict
 from robustvideo.evaluation.records import Record
 from robustvideo.evaluation.run import Manifest, Run
 from robustvideo.evaluation.trust import LINES, Check, examine
@@ -118,6 +119,34 @@ def test_a_purifier_detached_behind_the_identity_differs_from_its_gradient() -> 
     assert grade(gradient_health(broken)) == "pass"
     assert grade(finite_differences(broken)) in ("warn", "fail")
     assert grade(finite_differences(subject(Behind(heavy)))) == "pass"
+
+
+class Clamping(Model):
+    """Honest: the share of light in the upper half, of what a purifier would have clamped."""
+
+    def forward(self, clip: Clip) -> Tensor:
+        upper, lower = clip.video.clamp(0, 1).mean((1, 2, 4)).chunk(2, 1)
+        return 100 * torch.stack([upper.mean(1), lower.mean(1)], 1) @ torch.eye(2, len(DATA.labels))
+
+
+def clamping(gain: float) -> Subject:
+    """`Clamping` on four clips with so much more contrast, much of which is black or white."""
+    clip = concatenate([DATA.clip(index) for index in range(4)])
+    clip = clip.with_signal("video", ((clip.video - 0.5) * gain + 0.5).clamp(0, 1))
+    labels = Clamping()(clip).argmax(1)
+    return Subject(Clamping(), clip, labels, clean_verdict(Clamping(), clip, labels), QUICK)
+
+
+@pytest.mark.parametrize("gain", [1.0, 8.0, 32.0])
+def test_slopes_are_not_measured_across_the_end_of_the_range(gain: float) -> None:
+    check = finite_differences(clamping(gain))
+    assert check.number is not None
+    assert check.number > 0.99
+    assert grade(check) == "pass"
+
+
+def test_clips_of_black_and_white_alone_have_no_slopes_to_compare() -> None:
+    assert finite_differences(clamping(1e9)).grade == "not applicable"
 
 
 def test_a_purifier_that_the_gradient_does_not_know_is_caught_by_the_stand_ins() -> None:
