@@ -277,6 +277,52 @@ def test_only_what_the_records_lack_is_run() -> None:
     assert max(record.eps for record in added) == QUICK.threat.parts[0].eps
 
 
+def kinds(records: Sequence[Record]) -> set[str]:
+    """The attacks of some records, and "transfer" for those crafted on another model."""
+    return {"transfer" if record.surrogate else record.attack.partition("(")[0] for record in records}
+
+
+def standing(found: Subject, attack: str, **changes: str) -> list[Record]:
+    """The records of an attack against which every clip stands."""
+    rows = found.records(found.attack, found.run())
+    return [
+        replace(r, attack=attack, adversarial_prediction=r.label, success=False, **changes)  # type: ignore[arg-type]
+        for r in rows
+    ]
+
+
+def test_queries_and_a_transfer_are_each_run_where_the_records_lack_them() -> None:
+    found = subject(Defended(Behind(scale=1000.0), load_defense("identity")), replace(QUICK, eps=2 / 255, steps=2), 2)
+    base = found.run()
+    other = standing(found, "pgd(steps=5)", surrogate="embedded:other")
+    own = [replace(r, surrogate="embedded:r3d_at") for r in other]
+    queried = standing(found, "square(queries=9)")
+    ensemble = standing(found, "autoattack")
+    rand = standing(found, "autoattack(version=rand)")
+
+    def added(*records: list[Record]) -> set[str]:
+        rows = [row for part in records for row in part]
+        new = missing_records(found, base, rows, queries=9, seed=0, undefended="embedded:r3d_at")
+        return kinds([r for r in new if r.eps == found.eps]) & {"square", "transfer"}
+
+    assert added() == added(other) == added(rand) == {"square", "transfer"}
+    assert added(own) == {"square"}
+    assert added(queried) == added(ensemble) == added(queried, other) == {"transfer"}
+    assert added(own, queried) == added(own, ensemble) == set()
+
+
+def test_clips_that_fell_without_a_gradient_have_not_fallen_to_one() -> None:
+    found = subject(Behind(scale=1000.0), replace(QUICK, eps=1 / 255, steps=2), 2)
+    base = found.run()
+    fell = [
+        replace(r, adversarial_prediction=(r.label + 1) % 8, success=True, member="square(queries=9)")
+        for r in standing(found, "autoattack")
+    ]
+    added = missing_records(found, base, fell, queries=9, seed=0)
+    assert max(r.eps for r in added) > found.eps  # until the gradient breaks them
+    assert grade(black_box([*fell, *added])) == "fail"
+
+
 def test_what_a_file_holds_succeeds_again() -> None:
     found = subject(network("r3d"))
     base = found.run()
