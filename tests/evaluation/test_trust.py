@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from robustvideo.attacks.autoattack import AutoAttack
 from robustvideo.errors import InputError
 from robustvideo.evaluation.records import CLEAN, Record
 from robustvideo.evaluation.run import Manifest
 from robustvideo.evaluation.trust.check import FILE, LINES, Check, at_least, at_most, load_checks, save_checks
 from robustvideo.evaluation.trust.from_records import black_box, budget_curve, ladder, provenance, survival
+from robustvideo.evaluation.trust.sides import GRADIENT_FREE, lineup
 
 
 def row(clip: int, attack: str, falls: bool, *, levels: int = 8, surrogate: str = "", **changes: object) -> Record:
@@ -123,6 +125,63 @@ def test_a_transferred_clip_is_without_gradients_of_this_model() -> None:
     assert graded(check) == ("fail", 0.2)
     assert "embedded:r3d" in check.meaning
     assert black_box(transferred).grade == "not applicable"
+
+
+ENSEMBLE = "autoattack(version=custom, members=[apgd_ce(steps=30), square(seed=3, queries=300)])"
+SQUARE = "square(queries=300)"
+
+
+def broken_by(attack: str, *members: str) -> list[Record]:
+    """A clip per member that broke it ("" for none)."""
+    return [row(i, attack, bool(member), member=member) for i, member in enumerate(members)]
+
+
+@pytest.mark.parametrize("attack", [ENSEMBLE, "autoattack", "autoattack(version=plus)"])
+def test_what_an_ensemble_breaks_without_gradients_falls_only_without(attack: str) -> None:
+    rows = broken_by(attack, *4 * ["apgd_ce(steps=30)"], *3 * [SQUARE], *3 * [""])
+    check = black_box(rows)
+    assert graded(check) == ("fail", 0.3)  # of all ten: whoever fell with a gradient need not fall without
+    assert "3 of 10 clips" in check.meaning
+    assert graded(black_box(broken_by(attack, *7 * ["apgd_ce(steps=30)"], *3 * [""]))) == ("pass", 0.0)
+    assert graded(black_box(rows + under("pgd(steps=20)", 5))) == ("fail", 0.2)  # the fifth fell to PGD
+
+
+def test_an_ensemble_of_gradients_alone_is_white_box() -> None:
+    rand = broken_by("autoattack(version=rand)", *4 * ["apgd_ce(eot=20)"], *6 * [""])
+    assert black_box(rand).grade == "not applicable"
+    assert graded(black_box(rand + under("square", 6))) == ("fail", 0.2)
+
+
+@pytest.mark.parametrize(
+    ("members", "number"), [("square(seed=3, queries=300), apgd_ce", 0.0), ("apgd_ce, square(queries=300), nes", 0.5)]
+)
+def test_gradients_have_failed_on_a_clip_only_where_they_came_first(members: str, number: float) -> None:
+    rows = broken_by(f"autoattack(version=custom, members=[{members}])", SQUARE, SQUARE, "apgd_ce", "")
+    assert black_box(rows).number == number
+
+
+def test_an_ensemble_crafted_elsewhere_is_without_gradients_of_this_model() -> None:
+    rows = [replace(r, surrogate="other") for r in broken_by("autoattack", *3 * ["apgd_ce"], "")]
+    assert black_box(rows).grade == "not applicable"
+    assert graded(black_box(rows + under("pgd(steps=20)", 1, clips=4))) == ("fail", 0.5)
+
+
+def test_what_an_ensemble_breaks_without_gradients_is_no_rung_of_the_ladder() -> None:
+    blind = broken_by(ENSEMBLE, *6 * [SQUARE], *4 * [""])
+    assert graded(ladder(under("fgsm", 2) + blind)) == ("fail", 0.2)
+    assert graded(ladder(under("fgsm", 2) + broken_by(ENSEMBLE, *6 * ["apgd_ce(steps=30)"], *4 * [""]))) == (
+        "pass",
+        -0.4,
+    )
+
+
+def test_the_members_of_named_ensembles_are_those_that_run() -> None:
+    for version in ("standard", "plus", "rand"):
+        attack = AutoAttack(version=version)  # type: ignore[arg-type]
+        blind = [member.registered_name in GRADIENT_FREE for member in attack.lineup()]
+        known = [call.name in GRADIENT_FREE for call in lineup(attack.label)]
+        assert blind == sorted(blind)  # gradients come first
+        assert (known[0], known[-1]) == (blind[0], blind[-1])
 
 
 def test_threat_models_are_not_mixed() -> None:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from robustvideo.attacks import PGD
 from robustvideo.attacks.attack import Attack
-from robustvideo.clip import Clip
+from robustvideo.clip import Clip, concatenate
 from robustvideo.data import load_data
+from robustvideo.evaluation.crafting import clean_verdict
 from robustvideo.evaluation.records import Record
 from robustvideo.evaluation.run import Manifest, Run
 from robustvideo.evaluation.trust import LINES, Check, examine
@@ -118,6 +119,34 @@ def test_a_purifier_detached_behind_the_identity_differs_from_its_gradient() -> 
     assert grade(gradient_health(broken)) == "pass"
     assert grade(finite_differences(broken)) in ("warn", "fail")
     assert grade(finite_differences(subject(Behind(heavy)))) == "pass"
+
+
+class Clamping(Model):
+    """Honest: the share of light in the upper half, of what a purifier would have clamped."""
+
+    def forward(self, clip: Clip) -> Tensor:
+        upper, lower = clip.video.clamp(0, 1).mean((1, 2, 4)).chunk(2, 1)
+        return 100 * torch.stack([upper.mean(1), lower.mean(1)], 1) @ torch.eye(2, len(DATA.labels))
+
+
+def clamping(gain: float) -> Subject:
+    """`Clamping` on four clips with so much more contrast, much of which is black or white."""
+    clip = concatenate([DATA.clip(index) for index in range(4)])
+    clip = clip.with_signal("video", ((clip.video - 0.5) * gain + 0.5).clamp(0, 1))
+    labels = Clamping()(clip).argmax(1)
+    return Subject(Clamping(), clip, labels, clean_verdict(Clamping(), clip, labels), QUICK)
+
+
+@pytest.mark.parametrize("gain", [1.0, 8.0, 32.0])
+def test_slopes_are_not_measured_across_the_end_of_the_range(gain: float) -> None:
+    check = finite_differences(clamping(gain))
+    assert check.number is not None
+    assert check.number > 0.99
+    assert grade(check) == "pass"
+
+
+def test_clips_of_black_and_white_alone_have_no_slopes_to_compare() -> None:
+    assert finite_differences(clamping(1e9)).grade == "not applicable"
 
 
 def test_a_purifier_that_the_gradient_does_not_know_is_caught_by_the_stand_ins() -> None:
@@ -246,6 +275,52 @@ def test_only_what_the_records_lack_is_run() -> None:
     added = missing_records(found, standing, [], queries=9, seed=0)
     assert names(added) == {"pgd", "noise", "fgsm"}  # fgsm broke them
     assert max(record.eps for record in added) == QUICK.threat.parts[0].eps
+
+
+def kinds(records: Sequence[Record]) -> set[str]:
+    """The attacks of some records, and "transfer" for those crafted on another model."""
+    return {"transfer" if record.surrogate else record.attack.partition("(")[0] for record in records}
+
+
+def standing(found: Subject, attack: str, **changes: str) -> list[Record]:
+    """The records of an attack against which every clip stands."""
+    rows = found.records(found.attack, found.run())
+    return [
+        replace(r, attack=attack, adversarial_prediction=r.label, success=False, **changes)  # type: ignore[arg-type]
+        for r in rows
+    ]
+
+
+def test_queries_and_a_transfer_are_each_run_where_the_records_lack_them() -> None:
+    found = subject(Defended(Behind(scale=1000.0), load_defense("identity")), replace(QUICK, eps=2 / 255, steps=2), 2)
+    base = found.run()
+    other = standing(found, "pgd(steps=5)", surrogate="embedded:other")
+    own = [replace(r, surrogate="embedded:r3d_at") for r in other]
+    queried = standing(found, "square(queries=9)")
+    ensemble = standing(found, "autoattack")
+    rand = standing(found, "autoattack(version=rand)")
+
+    def added(*records: list[Record]) -> set[str]:
+        rows = [row for part in records for row in part]
+        new = missing_records(found, base, rows, queries=9, seed=0, undefended="embedded:r3d_at")
+        return kinds([r for r in new if r.eps == found.eps]) & {"square", "transfer"}
+
+    assert added() == added(other) == added(rand) == {"square", "transfer"}
+    assert added(own) == {"square"}
+    assert added(queried) == added(ensemble) == added(queried, other) == {"transfer"}
+    assert added(own, queried) == added(own, ensemble) == set()
+
+
+def test_clips_that_fell_without_a_gradient_have_not_fallen_to_one() -> None:
+    found = subject(Behind(scale=1000.0), replace(QUICK, eps=1 / 255, steps=2), 2)
+    base = found.run()
+    fell = [
+        replace(r, adversarial_prediction=(r.label + 1) % 8, success=True, member="square(queries=9)")
+        for r in standing(found, "autoattack")
+    ]
+    added = missing_records(found, base, fell, queries=9, seed=0)
+    assert max(r.eps for r in added) > found.eps  # until the gradient breaks them
+    assert grade(black_box([*fell, *added])) == "fail"
 
 
 def test_what_a_file_holds_succeeds_again() -> None:

@@ -96,6 +96,53 @@ def test_a_stronger_black_box_attack_points_at_masked_gradients(new_run: Callabl
     assert found(load_series([new_run(foes=foes, saved=0)]), "masked").serious
 
 
+def test_an_ensemble_that_needs_its_blind_member_points_at_masked_gradients(new_run: Callable[..., Path]) -> None:
+    (series,) = load_series([new_run(foes=(Foe("autoattack", 1.0, 20),), saved=0)])
+
+    def by(member: str) -> Series:
+        return changed(series, lambda r: replace(r, member=member if r.success and r.attack == "autoattack" else ""))
+
+    caution = found([by("square(queries=5000)")], "masked")
+    assert caution.serious
+    assert "autoattack" in caution.text
+    assert "masked" not in titles([by("apgd_ce")])
+
+
+def test_clips_crafted_on_another_model_have_not_seen_the_gradient(new_run: Callable[..., Path]) -> None:
+    foes = (Foe("pgd(steps=20)", 1.0, 20), Foe("apgd_ce", 3.0, 20), Foe("square(steps=100)", 1.0, 100))
+    (series,) = load_series([new_run(foes=foes, saved=0)])
+    assert "masked" not in titles([series])
+
+    def elsewhere(record: Record) -> Record:
+        return replace(record, surrogate="other") if record.attack == "pgd(steps=20)" else record
+
+    caution = found([changed(series, elsewhere)], "masked")
+    assert caution.serious
+    assert "pgd(steps=20) from other" in caution.text
+
+
+def test_masking_is_counted_per_clip(new_run: Callable[..., Path]) -> None:
+    """PGD leaves fewer clips than Square, and yet not those that Square breaks."""
+    foes = (Foe("pgd(steps=20)", 1.0, 20), Foe("square(steps=100)", 1.9, 100))
+    (series,) = load_series([new_run(clips=100, foes=foes, saved=0)])
+    assert "masked" not in titles([series])
+
+    def miss(share: int) -> Series:
+        def heal(record: Record) -> Record:
+            easy = record.attack == "pgd(steps=20)" and record.sample_id in fallen[:share] and record.eps < 9 / 255
+            return replace(record, adversarial_prediction=record.label, success=False) if easy else record
+
+        return changed(series, heal)
+
+    fallen = sorted(
+        r.sample_id
+        for r in series.rows.records()
+        if r.attack.startswith("square") and r.success and abs(r.eps - 8 / 255) < 1e-9 and r.clean_prediction == r.label
+    )
+    assert not found([miss(2)], "masked").serious
+    assert found([miss(8)], "masked").serious
+
+
 def test_accuracy_that_rises_with_the_budget_is_serious(run_dir: Path) -> None:
     (series,) = load_series([run_dir])
 

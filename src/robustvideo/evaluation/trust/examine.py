@@ -17,7 +17,7 @@ from robustvideo.evaluation.records import CLEAN, Record
 from robustvideo.evaluation.run import Run
 from robustvideo.evaluation.trust import from_defense, from_model, from_records
 from robustvideo.evaluation.trust.check import LINES, Check, load_checks, not_applicable, save_checks
-from robustvideo.evaluation.trust.from_records import is_white_box, kind_of
+from robustvideo.evaluation.trust.sides import QUERY_ATTACKS, falls_to_gradient, kind_of, lineup
 from robustvideo.evaluation.trust.subject import Subject, at_budget, find_subject
 from robustvideo.model import Model
 from robustvideo.progress import track
@@ -74,7 +74,9 @@ def examine(
         known = {check.name: check for check in found}
         return [known.get(name, not_applicable(name, why)) for name in LINES]
     base = subject.run()
-    rows = [*records, *missing_records(subject, base, records, queries=queries, seed=seed)]
+    undefended = "" if manifest is None else str(manifest.model.get("spec", ""))
+    added = missing_records(subject, base, records, queries=queries, seed=seed, undefended=undefended)
+    rows = [*records, *added]
     return [
         from_records.ladder(rows),
         from_records.budget_curve(rows),
@@ -126,9 +128,18 @@ def examine_run(
 
 
 def missing_records(
-    subject: Subject, base: AttackResult, records: Sequence[Record], *, queries: int, seed: int
+    subject: Subject,
+    base: AttackResult,
+    records: Sequence[Record],
+    *,
+    queries: int,
+    seed: int,
+    undefended: str = "",
 ) -> list[Record]:
     """The records of the attacks that the lines on records need and the run has not, on the subject's clips.
+
+    An attack by queries and a transfer from the undefended model do not stand in for each other: each is run where it
+    is missing. Clips crafted on any other model stand in for neither.
 
     Args:
         subject: what is examined.
@@ -136,6 +147,8 @@ def missing_records(
         records: the run's.
         queries: of the black-box attack.
         seed: of the attacks added.
+        undefended: spec of the model without its defence, as records name those they were crafted on; empty when
+            unknown.
     """
     attack = subject.attack
     here = [r for r in records if r.attack != CLEAN and not r.surrogate and _is_at(r, attack)]
@@ -144,15 +157,15 @@ def missing_records(
     for rung in (Noise(threat=attack.threat, seed=seed), FGSM(threat=attack.threat, seed=seed)):
         if rung.registered_name not in kinds:
             added += subject.probe(rung)
-    white = [*(r for r in here if is_white_box(r)), *(r for r in added if is_white_box(r))]
-    fallen = {r.sample_id for r in white if not is_recognised(r)}
-    if not any(kind_of(r) != "noise" and not is_white_box(r) for r in records if _is_at(r, attack)):
-        standing = [i for i, name in enumerate(subject.clip.ids) if name not in fallen]
-        if standing:  # whoever fell with a gradient need not fall without
-            few = subject.select(torch.tensor(standing, device=subject.labels.device))
+    fallen = {r.sample_id for r in [*here, *added] if falls_to_gradient(r)}
+    standing = [i for i, name in enumerate(subject.clip.ids) if name not in fallen]
+    if standing:  # whoever fell with a gradient need not fall without
+        few = subject.select(torch.tensor(standing, device=subject.labels.device))
+        if not any(call.name in QUERY_ATTACKS for r in here for call in lineup(r.attack)):
             added += few.probe(Square(threat=attack.threat, queries=queries, seed=seed))
+        if not any(r.surrogate and r.surrogate == undefended for r in records if _is_at(r, attack)):
             added += _from_undefended(few)
-    anywhere = {r.sample_id for r in records if r.attack != CLEAN and is_white_box(r) and not is_recognised(r)}
+    anywhere = {r.sample_id for r in records if r.attack != CLEAN and falls_to_gradient(r)}
     return added + _larger_budgets(subject, fallen | anywhere)
 
 

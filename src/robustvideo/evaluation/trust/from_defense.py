@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
 
 from robustvideo.attacks.attack import AttackResult
 from robustvideo.attacks.objectives import Margin
+from robustvideo.evaluation.metrics import CONFIDENCE
 from robustvideo.evaluation.resubmission import compared, mean_correct
 from robustvideo.evaluation.trust.check import (
     ABLATION,
@@ -28,6 +30,9 @@ from robustvideo.purification import Defended, Purifier
 DRAWS = 8
 """Submissions of every clip, and copies of the expectation, for a model that draws."""
 
+Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+"""Standard errors on each side of an interval."""
+
 ROUNDING = 1e-3
 """Two answers to one clip that differ by less than this share of the largest logit are the same answer."""
 
@@ -36,11 +41,14 @@ def randomness(subject: Subject, base: AttackResult) -> Check:
     """A model that draws is attacked in expectation over its draws, and gives one clip one verdict.
 
     A model whose answer to the same clip changes has no robust accuracy to speak of: a failure. One that draws from
-    the clip's name is attacked again with gradients averaged over 8 draws, and the clips are submitted 8 times; the
-    number is by how much the attack's own verdicts are more favourable than the probability that such a submission is
-    right. (It is negative for an attack without ``eot``, which knows the draws of its verdict.) Beside it stand the
-    share right in all of 8 submissions, attacked and clean, and how two independent gradients agree, alone and averaged
-    over 8, which tells how many an expectation needs: where averaging helps much, an attack without it is a warning.
+    the clip's name is attacked again with gradients averaged over 8 draws (or as many as the attack has), and the clips
+    are submitted 8 times. By how much the attack's own verdicts are more favourable than the probability that such a
+    submission is right is known up to the luck of the draws (`flattery`): the number is what it is likely to be at
+    least, one standard error below the mean over clips. More is a warning; a failure needs the whole 95 % interval
+    above five points, and more than one clip. (It is negative for an attack without ``eot``, which knows the draws of
+    its verdict.) Beside it stand the share right in all of 8 submissions, attacked and clean, and how two independent
+    gradients agree, alone and averaged over 8, which tells how many an expectation needs: where averaging helps much,
+    an attack without it is a warning.
 
     Args:
         subject: what is examined.
@@ -66,21 +74,54 @@ def randomness(subject: Subject, base: AttackResult) -> Check:
         )
         share = float((first - second).abs().amax(1).gt(0).double().mean())
         return Check(RANDOMNESS, "fail", share, 0.0, meaning, advice, "%")
-    averaged = subject.run(replace(subject.attack, eot=DRAWS))
-    expected = float(mean_correct(subject.submissions(averaged.clip, DRAWS), labels).mean())
-    quoted = float((~base.success).double().mean())
-    share = quoted - min(expected, again.adversarial.mean.estimate)
+    averaged = base if subject.attack.eot >= DRAWS else subject.run(replace(subject.attack, eot=DRAWS))
+    stood = (~base.success).cpu()
+    right = mean_correct(subject.submissions(averaged.clip, DRAWS), labels)
+    gaps, error = flattery(stood, right, DRAWS)
+    mean = float(gaps.mean())
+    low, high = mean - Z * error, mean + Z * error
+    share = mean - error
     one, many = (_agreement(subject, copies) for copies in (1, DRAWS))
     meaning = (
-        f"The model draws. The attack's verdicts leave {quoted:.0%} of {count(len(subject), 'clip')}; submitted anew "
-        f"after gradients averaged over {DRAWS} draws, {expected:.0%} are right. Two gradients have a cosine of "
-        f"{one:.2f} alone and {many:.2f} averaged. {worst}"
+        f"The model draws. The attack's verdicts leave {stood.double().mean():.0%} of {count(len(subject), 'clip')}; "
+        f"submitted anew after gradients averaged over {max(DRAWS, subject.attack.eot)} draws, {right.mean():.0%} are "
+        f"right: a difference of {100 * mean:.0f} points [{100 * low:.0f}, {100 * high:.0f}]. "
+        f"Two gradients have a cosine of {one:.2f} alone and {many:.2f} averaged. {worst}"
     )
-    grade = at_most(share, TOLERANCE, DOUBTFUL)
+    grade = flattery_grade(gaps, error)
     if grade == "pass" and subject.attack.eot == 1 and many - one > 0.1:
         grade = "warn"
     advice = f"Attack with eot={DRAWS} or more, until doubling it changes nothing, and quote worst-of-m beside clean."
     return Check(RANDOMNESS, grade, share, TOLERANCE, meaning, "" if grade == "pass" else advice, "%")
+
+
+def flattery(stood: Tensor, right: Tensor, draws: int) -> tuple[Tensor, float]:
+    """By how much verdicts are more favourable than further submissions, and what chance adds to it.
+
+    A verdict is a single draw. Of a clip that is right with probability p, it differs from the mean of m further draws
+    with variance ``p (1 - p) (1 + 1 / m)``; p is the share right among all m + 1, of which one is taken for wrong and
+    one for right so that agreement by chance is no certainty. Paired: clips that are always right or wrong add little.
+
+    Args:
+        stood: (B,) bool: the clip stands by the attack's verdict.
+        right: (B,) share of the further submissions that are right.
+        draws: how many these were.
+
+    Returns:
+        (B,) differences per clip, and the standard error of their mean under the draws.
+    """
+    gaps = stood.double() - right
+    p = (stood.double() + draws * right + 1) / (draws + 3)
+    return gaps, float((p * (1 - p) * (1 + 1 / draws)).sum().sqrt() / len(gaps))
+
+
+def flattery_grade(gaps: Tensor, error: float) -> Grade:
+    """A failure is beyond the luck of the draws, and of more than one clip; a warning is likely."""
+    mean = float(gaps.mean())
+    others = float(gaps.sum() - gaps.max()) / len(gaps)  # one clip of a few is no trend
+    if mean - Z * error > DOUBTFUL and others > TOLERANCE:
+        return "fail"
+    return "warn" if mean - error > TOLERANCE else "pass"
 
 
 def substitution(subject: Subject, base: AttackResult) -> Check:

@@ -84,7 +84,8 @@ def finite_differences(subject: Subject) -> Check:
 
     Between the slopes that the margin's gradient predicts along random directions ``d`` of signs, ``<g, d>``, and those
     that the model under test has, ``(m(x + h d) - m(x - h d)) / 2h``, at the better of h = eps/32 and eps/4 (a
-    network's slope has kinks, so the small one is right; rounding favours the large one).
+    network's slope has kinks, so the small one is right; rounding favours the large one). Pixels that ``x +- h d``
+    would take out of the range stay: no clip lies there, and a model that clamps has half its slope at the end of it.
     """
     model = subject.model
     if isinstance(model, Purified) and model.gradient_mode != "exact":
@@ -95,20 +96,25 @@ def finite_differences(subject: Subject) -> Check:
         )
     clip = subject.clip
     gradient = torch.nan_to_num(subject.gradient(clip, Margin()), nan=0.0, posinf=0.0, neginf=0.0).double()
-    predicted: list[Tensor] = []
-    seen: dict[float, list[Tensor]] = {subject.eps / 32: [], subject.eps / 4: []}
+    predicted: dict[float, list[Tensor]] = {subject.eps / 32: [], subject.eps / 4: []}
+    seen: dict[float, list[Tensor]] = {h: [] for h in predicted}
+    free = torch.zeros_like(subject.clean.success)
     for number in range(DIRECTIONS):
         streams = ClipRandom(seed_for(subject.attack.seed, "trust direction", number, name) for name in clip.ids)
-        direction = (streams.uniform(clip.video) < 0.5).to(clip.video.dtype) * 2 - 1
-        predicted.append((gradient * direction).flatten(1).sum(1))
+        signs = (streams.uniform(clip.video) < 0.5).to(clip.video.dtype) * 2 - 1
         for h, slopes in seen.items():
+            direction = signs * ((clip.video >= h) & (clip.video <= 1 - h))
+            free |= (direction != 0).flatten(1).any(1)
+            predicted[h].append((gradient * direction).flatten(1).sum(1))
             ahead, behind = (clip.with_signal("video", clip.video + side * h * direction) for side in (1, -1))
             slopes.append((subject.margin(ahead) - subject.margin(behind)) / (2 * h))
-    cosines = [_cosine(torch.stack(predicted, 1), torch.stack(slopes, 1)) for slopes in seen.values()]
-    agreement = float(torch.stack(cosines).amax(0).median())
+    if not free.any():
+        return not_applicable(DIFFERENCES, "Every pixel is at an end of the range, where a slope has one side only.")
+    cosines = [_cosine(torch.stack(predicted[h], 1), torch.stack(slopes, 1)) for h, slopes in seen.items()]
+    agreement = float(torch.stack(cosines).amax(0)[free].median())
     meaning = (
         f"Along {DIRECTIONS} random directions per clip, the gradient's slopes and the model's own have a cosine of "
-        f"{agreement:.2f} (median of {count(len(subject), 'clip')}; 1 is agreement)."
+        f"{agreement:.2f} (median of {count(int(free.sum()), 'clip')}; 1 is agreement)."
     )
     advice = (
         "The gradient is not the model's: look for detached parts, rounding, or draws that change between two passes, "

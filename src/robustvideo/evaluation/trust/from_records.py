@@ -26,10 +26,8 @@ from robustvideo.evaluation.trust.check import (
     count,
     not_applicable,
 )
+from robustvideo.evaluation.trust.sides import blind_part, falls_to_gradient, kind_of, only_without_gradient
 from robustvideo.spec import Call, format_call, parse_call
-
-GRADIENT_FREE = frozenset({"noise", "square", "nes", "simba", "boundary"})
-"""Attacks that take no gradient of the model."""
 
 TOLERANCE = 0.01
 """One percentage point: the change below which the protocol calls two robust accuracies the same."""
@@ -41,18 +39,10 @@ Cell = dict[str, bool]
 """Clip -> whether it stands."""
 
 
-def kind_of(record: Record) -> str:
-    """The attack's registered name."""
-    return parse_call(record.attack).name
-
-
-def is_white_box(record: Record) -> bool:
-    """Whether the attack took gradients of the model under test."""
-    return not record.surrogate and kind_of(record) not in GRADIENT_FREE
-
-
 def ladder(records: Sequence[Record]) -> Check:
     """Noise, one gradient step, many gradient steps: each leaves at most as many clips as the one before.
+
+    What an ensemble breaks without gradients stands against its gradient steps (see `sides`).
 
     The number is the largest share of clips by which a stronger rung leaves more than a weaker one, over all budgets.
     A gradient attack that breaks nothing that noise does not break at the largest budget is a warning.
@@ -60,9 +50,9 @@ def ladder(records: Sequence[Record]) -> Check:
     worst, where, idle = -math.inf, "", ""
     for (threat, eps), rows in _by_budget(r for r in records if not r.surrogate).items():
         rungs = [
-            ("random noise", _standing(rows, lambda r: kind_of(r) == "noise")),
-            ("one gradient step", _standing(rows, lambda r: kind_of(r) == "fgsm")),
-            ("the iterated attacks", _standing(rows, lambda r: is_white_box(r) and kind_of(r) != "fgsm")),
+            ("random noise", _standing((r for r in rows if kind_of(r) == "noise"), _falls)),
+            ("one gradient step", _standing((r for r in rows if kind_of(r) == "fgsm"), _falls)),
+            ("the iterated attacks", _standing((r for r in rows if kind_of(r) != "fgsm"), falls_to_gradient)),
         ]
         present = [(name, cell) for name, cell in rungs if cell]
         for (weak, first), (strong, second) in pairwise(present):
@@ -95,7 +85,7 @@ def budget_curve(records: Sequence[Record]) -> Check:
         return not_applicable(CURVE, "No attack on the model itself was run.")
     threats = [threat for threat, _ in budgets]
     threat = "linf" if "linf" in threats else max(threats, key=threats.count)
-    cells = [(eps, _standing(rows, lambda _: True)) for (own, eps), rows in budgets.items() if own == threat]
+    cells = [(eps, _standing(rows, _falls)) for (own, eps), rows in budgets.items() if own == threat]
     fallen = {clip for _, cell in cells for clip, stands in cell.items() if not stands}
     eps, last = cells[-1]
     left = sum(clip not in fallen for clip in last) / len(last)
@@ -119,21 +109,18 @@ def black_box(records: Sequence[Record]) -> Check:
     """Whoever sees the gradient finds at least what others find.
 
     The number is the share of clips that fall to an attack without this model's gradient (square, other query
-    attacks, noise, clips crafted on another model) and stand against every attack with it, at the worst budget.
+    attacks, noise, gradient-free members of an ensemble, clips crafted on another model) and stand against every attack
+    with it, at the worst budget. Which clips an ensemble's members have met is told in `sides`.
     """
     worst, meaning = -1.0, ""
     for (threat, eps), rows in _by_budget(records).items():
-        blind, seeing = _standing(rows, lambda r: not is_white_box(r)), _standing(rows, is_white_box)
-        met = [clip for clip in blind if clip in seeing]
-        if not met:
-            continue
-        only = sum(seeing[clip] and not blind[clip] for clip in met)
-        if only / len(met) > worst:
-            worst = only / len(met)
-            names = ", ".join(dict.fromkeys(r.surrogate or kind_of(r) for r in rows if not is_white_box(r)))
+        only, met = only_without_gradient(Columns.of(rows))
+        if met and only / met > worst:
+            worst = only / met
+            names = dict.fromkeys(blind_part(r.surrogate or kind_of(r), r.attack, r.surrogate) for r in rows)
             meaning = (
-                f"At {_budget(threat, eps)}, {only} of {count(len(met), 'clip')} fall only without the model's "
-                f"gradient ({names})."
+                f"At {_budget(threat, eps)}, {only} of {count(met, 'clip')} fall only without the model's gradient "
+                f"({', '.join(filter(None, names))})."
             )
     if worst < 0:
         return not_applicable(BLACK_BOX, "No attack without gradients and attack with them met the same clips.")
@@ -215,13 +202,17 @@ def _threat(record: Record) -> str:
     return format_call(Call(call.name, {key: value for key, value in call.arguments.items() if key != "eps"}))
 
 
-def _standing(rows: Iterable[Record], member: Callable[[Record], bool]) -> Cell:
-    """Clip -> whether it stands against every attack of the side."""
+def _standing(rows: Iterable[Record], falls: Callable[[Record], bool | None]) -> Cell:
+    """Clip -> whether it stands in every row; rows that cannot tell (None) are left out."""
     cell: Cell = {}
     for row in rows:
-        if member(row):
-            cell[row.sample_id] = cell.get(row.sample_id, True) and is_recognised(row)
+        if (fell := falls(row)) is not None:
+            cell[row.sample_id] = cell.get(row.sample_id, True) and not fell
     return cell
+
+
+def _falls(record: Record) -> bool:
+    return not is_recognised(record)
 
 
 def _shared(first: Cell, second: Cell) -> tuple[float, float, int]:
