@@ -58,8 +58,7 @@ def evaluate(
         data: a data set or its spec.
         attacks: configured attacks, each at its own budget.
         out: the run directory: new, empty, of the very same configuration, or of a run that failed before it had a
-            result; a path, or an address that fsspec
-            knows, such as ``s3://bucket/run``.
+            result; a path, or an address that fsspec knows, such as ``s3://bucket/run``.
         batch_size: clips per batch. Batches are fixed by it; where memory runs out, a batch is attacked in halves.
         save_clips: number of clips, spread evenly over the data, whose clean and adversarial videos are kept.
         strict: end the run at the first clip that cannot be read, instead of recording it.
