@@ -372,14 +372,15 @@ def route(model: Model, clip: Clip, needed: Tensor | None = None) -> Routing:
 
 
 @contextmanager
-def said_in_words(model: Model, clip: Clip) -> Iterator[None]:
+def said_in_words(model: object, clip: Clip) -> Iterator[None]:
     """Turn whatever a model's code raises on clips into an `InputError`; out of memory and our own errors stay."""
     try:
         yield
     except Exception as error:
         if isinstance(error, RobustVideoError) or is_out_of_memory(error):
             raise
-        layouts = {module.layout for module in model.modules() if isinstance(module, WrappedModel)}
+        modules = model.modules() if isinstance(model, nn.Module) else ()
+        layouts = {module.layout for module in modules if isinstance(module, WrappedModel)}
         given = f", given to the network with layout={layouts.pop()!r}" if len(layouts) == 1 else ""
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"The model failed on clips of shape {tuple(clip.video.shape)}{given}: {reason}") from error

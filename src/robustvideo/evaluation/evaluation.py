@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -146,6 +147,8 @@ def evaluate(
         engine.wait()
         run, done = open_run(out), finished_items(out)
         engine.wait()  # nobody writes before everybody knows what there is
+        if engine.is_main and not done:
+            _tell_doubts(run, runner)
         clips = sum(len(runner.members(_batch_of(name))) for name in done)
         total = len(data) * runner.items_per_batch
         with track(model_spec, total, done=clips, quiet=quiet or not engine.is_main) as advance:
@@ -214,6 +217,17 @@ def _behind(model: Model, defenses: Sequence[Purifier | None]) -> dict[str, Mode
         shared = None if holder is None else holder.shared_with(purifier)
         holders[purifier.weights] = models[purifier.spec] = Defended(model, purifier, shared)
     return models
+
+
+def _tell_doubts(run: Run, runner: Runner) -> None:
+    """Warn of what the model's first answers say against its numbers, and keep it for the report."""
+    doubts = runner.doubts()
+    if not doubts:
+        return
+    for said in doubts:
+        warnings.warn(said, stacklevel=3)
+    run.manifest.model["doubts"] = doubts
+    run.save()
 
 
 def _batch_of(item: str) -> int:

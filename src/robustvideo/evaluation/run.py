@@ -35,7 +35,7 @@ class Manifest(BaseModel):
         command: the command line that made the run; empty when it was made from Python.
         configuration: everything the records depend on; the same command must produce the same value.
         items: number of work items of the whole run.
-        model: facts of the model: spec, class names, parameters, frames, size.
+        model: facts of the model: spec, class names, parameters, frames, size, and doubts about its answers if any.
         data: facts of the data: spec, clips, class names.
         environment: versions of Python and of the libraries, processor, device.
         signature: of everything else, as it was written; empty in manifests of early versions.
