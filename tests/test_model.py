@@ -291,3 +291,59 @@ def test_one_class_name_per_logit(names: int) -> None:
         classify(model, clips(2))
     model.labels = ("a", "b", "c", "d")
     assert classify(model, clips(2)).shape == (2, 4)
+
+
+def test_a_class_named_twice_is_refused() -> None:
+    """Its clips would go to one of the two, whatever the model means."""
+    with pytest.raises(InputError, match="Two classes, 1 and 3, are named 'run'"):
+        wrap(Shape(), frames=None, size=None, labels=["walk", "run", "fall", "run"])
+
+
+class Failing(Model):
+    """Raises what it is given."""
+
+    def __init__(self, error: BaseException):
+        super().__init__()
+        self.error = error
+
+    def forward(self, clip: Clip) -> Tensor:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (AssertionError("expected 3 channels"), "expected 3 channels"),
+        (AssertionError(), "AssertionError"),
+        (AttributeError("'tuple' object has no attribute 'mean'"), "'tuple' object"),
+        (KeyError("x"), "'x'"),
+        (ZeroDivisionError("division by zero\nmore"), "division by zero"),
+    ],
+    ids=repr,
+)
+def test_whatever_a_model_raises_is_a_sentence(error: Exception, said: str) -> None:
+    with pytest.raises(InputError, match=r"failed on clips of shape \(2, 3, 4, 6, 8\)") as caught:
+        classify(Failing(error), clips(2))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrapped_network_that_fails_is_told_what_it_got() -> None:
+    """The clip's shape alone does not say in which order the network saw its axes."""
+
+    class Strict(nn.Module):
+        def forward(self, video: Tensor) -> Tensor:
+            if video.shape[2] != 3:
+                raise AssertionError
+            return video
+
+    model = wrap(Strict(), frames=2, size=None)
+    with pytest.raises(InputError, match=r"shape \(2, 3, 4, 6, 8\), given .* layout='bcthw': Assert"):
+        classify(model, clips(2))
+
+
+@pytest.mark.parametrize("error", [InputError("said already."), torch.OutOfMemoryError("out of memory"), MemoryError()])
+def test_what_is_a_sentence_or_no_memory_stays_what_it_is(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught:
+        classify(Failing(error), clips(2))
+    assert caught.value is error

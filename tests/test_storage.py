@@ -13,8 +13,10 @@ import pytest
 
 from robustvideo.errors import InputError, RobustVideoError
 from robustvideo.storage import (
+    at_work,
     check_writable,
     is_temporary,
+    others_at_work,
     place,
     remove_leftovers,
     slug,
@@ -221,3 +223,35 @@ def test_what_a_kill_leaves_behind_is_seen_as_such_and_removed(tmp_path: Path) -
     process.stdout.close()
     remove_leftovers(tmp_path)
     assert not left.exists()
+
+
+def test_whoever_works_in_a_folder_is_seen_until_he_leaves(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with at_work(folder):
+        assert not others_at_work(folder), "this process is no other"
+        assert all(is_temporary(path) for path in folder.iterdir())
+        code = (
+            "from pathlib import Path\n"
+            "from robustvideo.storage import others_at_work\n"
+            f"print(others_at_work(Path({str(folder)!r})))"
+        )
+        assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "True"
+    assert not list(folder.iterdir())
+
+
+def test_a_killed_worker_is_not_taken_for_one_at_work(tmp_path: Path) -> None:
+    code = f"""
+import os
+from pathlib import Path
+from robustvideo.storage import at_work
+with at_work(Path({str(tmp_path)!r})):
+    os._exit(1)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert list(tmp_path.iterdir())
+    assert not others_at_work(tmp_path)
+
+
+def test_a_worker_on_another_machine_cannot_be_seen_to_be_gone(tmp_path: Path) -> None:
+    (tmp_path / f".00000000-{os.getpid()}-12345678.tmp").touch()
+    assert others_at_work(tmp_path)

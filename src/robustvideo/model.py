@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustvideo.clip import Clip
-from robustvideo.errors import InputError
+from robustvideo.errors import InputError, RobustVideoError
 
 Layout = Literal["bcthw", "btchw", "bthwc"]
 
@@ -167,7 +167,7 @@ class WrappedModel(Model):
         self.module = module
         self.frames = frames
         self.size = (size, size) if isinstance(size, int) else size
-        self.labels = tuple(labels) if labels is not None else None
+        self.labels = named_once(labels) if labels is not None else None
         self.channel_order = channel_order
         self.layout = layout
         self.normalises = mean is not None or std is not None
@@ -222,11 +222,27 @@ def wrap(
         labels: class names by index, one for every logit, for reports and for manifests that name their classes.
 
     Raises:
-        InputError: an unknown layout or channel order.
+        InputError: an unknown layout or channel order, a std that is not positive, or a class named twice.
     """
     return WrappedModel(
         module, frames=frames, size=size, mean=mean, std=std, channel_order=channel_order, layout=layout, labels=labels
     )
+
+
+def named_once(labels: Sequence[str]) -> tuple[str, ...]:
+    """Class names by index, each of one class.
+
+    Raises:
+        InputError: a name stands for two classes, so that nobody knows which of them a clip of that name is of.
+    """
+    places: dict[str, int] = {}
+    for index, name in enumerate(labels):
+        if places.setdefault(name, index) != index:
+            raise InputError(
+                f"Two classes, {places[name]} and {index}, are named {name!r}: give every class a name of its own "
+                "(labels=)."
+            )
+    return tuple(labels)
 
 
 def logits_of(output: Any) -> Tensor:
@@ -285,7 +301,7 @@ def run(model: Model, clip: Clip) -> Tensor:
         InputError: the model failed, or its logits have the wrong shape, are not as many as its class names or are on
             another device.
     """
-    with _said_in_words(clip):
+    with said_in_words(model, clip):
         logits = model(clip)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(clip) or logits.shape[1] < 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -306,7 +322,7 @@ def run_votes(model: Voting, clip: Clip) -> Tensor:
     Raises:
         InputError: the model failed, or its votes have the wrong shape.
     """
-    with _said_in_words(clip):
+    with said_in_words(model, clip):
         votes = model.votes(clip)
     if votes.ndim != 3 or len(votes) != len(clip) or votes.shape[1] < 1 or votes.shape[2] < 2:
         raise InputError(f"The model must return votes of shape ({len(clip)}, votes, classes), got {votes.shape}.")
@@ -324,7 +340,7 @@ def reconstruct(model: Model, clip: Clip) -> tuple[Tensor, Tensor]:
             f"{type(model).__name__} shows no way back: it is not behind a purifier by diffusion of gradient=exact or "
             "gradient=surrogate (robustvideo.model.Reconstructing)."
         )
-    with _said_in_words(clip):
+    with said_in_words(model, clip):
         return model.reconstruct(clip)
 
 
@@ -339,7 +355,7 @@ def route(model: Model, clip: Clip, needed: Tensor | None = None) -> Routing:
             f"{type(model).__name__} is no mixture of experts: it has no route() that shows its routing, as video_moe "
             "has (robustvideo.model.Routed)."
         )
-    with _said_in_words(clip):
+    with said_in_words(model, clip):
         routing = model.route(clip, needed)
     batch, experts = len(clip), routing.router_logits.shape[-1]
     wanted = {
@@ -356,15 +372,18 @@ def route(model: Model, clip: Clip, needed: Tensor | None = None) -> Routing:
 
 
 @contextmanager
-def _said_in_words(clip: Clip) -> Iterator[None]:
-    """Turn what a model's code raises on clips into an `InputError`; out of memory stays what it is."""
+def said_in_words(model: object, clip: Clip) -> Iterator[None]:
+    """Turn whatever a model's code raises on clips into an `InputError`; out of memory and our own errors stay."""
     try:
         yield
-    except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
-        if is_out_of_memory(error):
+    except Exception as error:
+        if isinstance(error, RobustVideoError) or is_out_of_memory(error):
             raise
+        modules = model.modules() if isinstance(model, nn.Module) else ()
+        layouts = {module.layout for module in modules if isinstance(module, WrappedModel)}
+        given = f", given to the network with layout={layouts.pop()!r}" if len(layouts) == 1 else ""
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"The model failed on clips of shape {tuple(clip.video.shape)}: {reason}") from error
+        raise InputError(f"The model failed on clips of shape {tuple(clip.video.shape)}{given}: {reason}") from error
 
 
 @contextmanager

@@ -152,6 +152,32 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+@contextmanager
+def at_work(folder: Path) -> Iterator[None]:
+    """Let other processes see that this one works in a folder, as long as the context lasts and the process lives.
+
+    The folder is created, and what processes that are gone left in it is removed.
+
+    Raises:
+        RobustVideoError: nothing can be written there.
+    """
+    mark = folder / f".{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+    remove_leftovers(folder)
+    write_text(mark, "")
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            mark.unlink(missing_ok=True)
+
+
+def others_at_work(folder: Path) -> bool:
+    """Whether another process may work in a folder; one of another machine cannot be seen to be gone."""
+    remove_leftovers(folder)
+    own = f".{_HOST}-{os.getpid()}-"
+    return any(is_temporary(path) and not path.name.startswith(own) for path in folder.iterdir())
+
+
 def _is_alive(pid: int) -> bool:
     if pid == os.getpid():
         return True

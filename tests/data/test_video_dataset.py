@@ -184,6 +184,13 @@ def test_a_data_set_without_files() -> None:
     assert len({seed_for(i) for i in clip.ids}) == 6
 
 
+def test_names_that_stand_for_two_classes_number_nothing(folder: Path) -> None:
+    twice = ["bright", "run", "dark", "walk", "bright"]
+    for relabel in (Flat().relabelled, lambda labels: load_data(spec(folder), labels)):
+        with pytest.raises(InputError, match="Two classes, 0 and 4, are named 'bright'"):
+            relabel(twice)
+
+
 def test_the_embedded_data_set(tmp_path: Path) -> None:
     data = load_data("embedded:kinetic?split=train&clips=9&audio=true")
     assert len(data) == 9

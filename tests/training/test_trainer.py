@@ -24,6 +24,7 @@ from robustvideo.errors import InputError, RobustVideoError, RunConflict
 from robustvideo.training import Recipe, train
 from robustvideo.training.method import Loss, Method, Step, trainings
 from robustvideo.training.recipe import make_recipe
+from robustvideo.training.trainer import Trainer
 
 TINY = Path(__file__).with_name("tiny.py")
 
@@ -195,6 +196,46 @@ def test_a_directory_of_another_recipe_is_left_alone(tmp_path: Path) -> None:
         train(recipe(), tmp_path / "other", quiet=True)
 
 
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        {"training": "att"},
+        {"model": "embedded:r4d?weights=none"},
+        {"model": f"file:{TINY}:bild"},
+        {"validation": {"attack": "pdg"}},
+        {"data": {"train": "embedded:kinetik", "val": "embedded:kinetic?split=val&clips=16"}},
+        {"data": {**recipe().data.model_dump(), "test": "embedded:kinetik"}},
+    ],
+    ids=str,
+)
+def test_what_cannot_be_had_claims_no_directory(tmp_path: Path, mistake: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        train(recipe(**mistake), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_without_a_checkpoint_is_left_to_another_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(trainer: Trainer, parts: Any) -> None:
+        raise Enough
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_batch", stop)
+        with pytest.raises(Enough):
+            train(recipe(lr=0.5), tmp_path, quiet=True)
+    assert (tmp_path / "training.json").exists()
+    assert not (tmp_path / "checkpoints").exists()
+    somebody = tmp_path / f".00000000-{os.getpid()}-12345678.tmp"
+    somebody.touch()
+    with pytest.raises(RunConflict, match=r"epochs was 2, now 1.*or delete"):
+        train(recipe(epochs=1), tmp_path, quiet=True)
+    somebody.unlink()
+    train(recipe(epochs=1), tmp_path, quiet=True)
+    assert json.loads((tmp_path / "training.json").read_text())["recipe"]["epochs"] == 1
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_half_precision_weights_are_measured_as_they_are_stored(tmp_path: Path) -> None:
     half = train(recipe(epochs=1, export={"precision": "fp16", "path": "half.safetensors"}), tmp_path, quiet=True)
     stored = load_file(half.weights)
@@ -288,7 +329,6 @@ class Enough(Exception):
 
 def train_some_batches(wanted: Recipe, out: Path) -> None:
     """Leave a run that has stopped in its second epoch."""
-    from robustvideo.training.trainer import Trainer
 
     class Stopping(Trainer):
         def _batch(self, parts: Any) -> None:

@@ -22,7 +22,7 @@ from robustvideo.attacks.momentum import MIFGSM
 from robustvideo.attacks.objectives import Objective
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError, unknown
-from robustvideo.model import Featurised, Model, is_out_of_memory, run
+from robustvideo.model import Featurised, Model, run, said_in_words
 from robustvideo.models.audio_visual import AudioVisualModel
 from robustvideo.models.ensemble import Ensemble
 from robustvideo.randomness import ClipRandom, seed_for
@@ -269,13 +269,8 @@ def features_of(model: Model, clip: Clip) -> dict[str, Tensor]:
             f"{type(model).__name__} has no features(): attacks across time and modalities need a model such as "
             "audio_visual that shows its features by time step (robustvideo.model.Featurised)."
         )
-    try:
+    with said_in_words(model, clip):
         found = model.features(clip)
-    except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
-        if is_out_of_memory(error):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"The model failed on clips of shape {tuple(clip.video.shape)}: {reason}") from error
     for name, feature in found.items():
         if feature.ndim != 3 or len(feature) != len(clip):
             raise InputError(f"Features are (clips, steps, size); those of {name} are {tuple(feature.shape)}.")

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from robustvideo.clip import Clip, concatenate
 from robustvideo.errors import InputError
+from robustvideo.model import named_once
 
 
 class UnusableClip(InputError):
@@ -90,9 +91,9 @@ class VideoDataset(Dataset[tuple[Clip, int]], ABC):
         """The same clips, numbered by another list of class names (a model's).
 
         Raises:
-            InputError: a class that has clips is not in the list.
+            InputError: a class that has clips is not in the list, or a name is in it twice.
         """
-        numbers = {name: i for i, name in enumerate(labels)}
+        numbers = {name: i for i, name in enumerate(named_once(labels))}
         used = {self.labels[s.label] for s in self.samples}
         missing = sorted(used - numbers.keys())
         if missing:

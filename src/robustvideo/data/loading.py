@@ -22,6 +22,7 @@ from robustvideo.data.reading import Reading
 from robustvideo.data.sampling import Sampling
 from robustvideo.data.sound import Sound, native_rate
 from robustvideo.errors import InputError, unknown
+from robustvideo.model import named_once
 from robustvideo.spec import Source, parse_source
 
 
@@ -56,8 +57,10 @@ def load_data(spec: str, labels: Sequence[str] | None = None) -> VideoDataset:
 
     Raises:
         InputError: an unknown scheme, a misspelt option, a wrong value, a missing list, a class that is none of
-            ``labels``, or an environment variable that is not set.
+            ``labels``, a name that is in ``labels`` twice, or an environment variable that is not set.
     """
+    if labels is not None:
+        named_once(labels)
     source = parse_source(spec)
     if source.scheme == "embedded":
         embedded = _embedded(source)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from robustvideo.attacks import Attack
@@ -22,7 +24,7 @@ from robustvideo.model import Model, device_of
 from robustvideo.models import load_model
 from robustvideo.progress import track
 from robustvideo.purification import Defended, Purifier
-from robustvideo.storage import place, slug
+from robustvideo.storage import at_work, place, slug
 
 MERGED_FROM = 64
 """A finished run of fewer work items keeps a shard for each, which is easier to look at."""
@@ -56,8 +58,8 @@ def evaluate(
         model: a model, which stays on its device, or a model spec, which is loaded onto ``device``.
         data: a data set or its spec.
         attacks: configured attacks, each at its own budget.
-        out: the run directory: new, empty, or one of the very same configuration; a path, or an address that fsspec
-            knows, such as ``s3://bucket/run``.
+        out: the run directory: new, empty, of the very same configuration, or of a run that failed before it had a
+            result; a path, or an address that fsspec knows, such as ``s3://bucket/run``.
         batch_size: clips per batch. Batches are fixed by it; where memory runs out, a batch is attacked in halves.
         save_clips: number of clips, spread evenly over the data, whose clean and adversarial videos are kept.
         strict: end the run at the first clip that cannot be read, instead of recording it.
@@ -139,22 +141,25 @@ def evaluate(
         data={"spec": data.spec, "clips": len(data), "labels": list(data.labels)},
         environment={**environment(), "device": str(device_of(model))},
     )
-    if engine.is_main:
-        _forget(start_run(out, manifest), runner)
-    engine.wait()
-    run, done = open_run(out), finished_items(out)
-    engine.wait()  # nobody writes before everybody knows what there is
-    clips = sum(len(runner.members(_batch_of(name))) for name in done)
-    total = len(data) * runner.items_per_batch
-    with track(model_spec, total, done=clips, quiet=quiet or not engine.is_main) as advance:
-        engine.run(runner, done, advance)
-    if engine.is_main:
-        merge_shards(out, least=MERGED_FROM)
-        run.manifest.status = "finished"
-        run.save()
-        if trust:
-            examine_run(run, defended, data, attacks, quiet=quiet)
-    engine.wait()
+    with at_work(out) if engine.is_main else nullcontext():
+        if engine.is_main:
+            _forget(start_run(out, manifest), runner)
+        engine.wait()
+        run, done = open_run(out), finished_items(out)
+        engine.wait()  # nobody writes before everybody knows what there is
+        if engine.is_main and not done:
+            _tell_doubts(run, runner)
+        clips = sum(len(runner.members(_batch_of(name))) for name in done)
+        total = len(data) * runner.items_per_batch
+        with track(model_spec, total, done=clips, quiet=quiet or not engine.is_main) as advance:
+            engine.run(runner, done, advance)
+        if engine.is_main:
+            merge_shards(out, least=MERGED_FROM)
+            run.manifest.status = "finished"
+            run.save()
+            if trust:
+                examine_run(run, defended, data, attacks, quiet=quiet)
+        engine.wait()
     return open_run(out)
 
 
@@ -212,6 +217,17 @@ def _behind(model: Model, defenses: Sequence[Purifier | None]) -> dict[str, Mode
         shared = None if holder is None else holder.shared_with(purifier)
         holders[purifier.weights] = models[purifier.spec] = Defended(model, purifier, shared)
     return models
+
+
+def _tell_doubts(run: Run, runner: Runner) -> None:
+    """Warn of what the model's first answers say against its numbers, and keep it for the report."""
+    doubts = runner.doubts()
+    if not doubts:
+        return
+    for said in doubts:
+        warnings.warn(said, stacklevel=3)
+    run.manifest.model["doubts"] = doubts
+    run.save()
 
 
 def _batch_of(item: str) -> int:

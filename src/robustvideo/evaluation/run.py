@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from robustvideo.errors import InputError, RunConflict
 from robustvideo.evaluation.columns import Columns
 from robustvideo.evaluation.records import Record, read_records, read_table
-from robustvideo.storage import is_temporary, remove_leftovers, signature, write_text
+from robustvideo.storage import is_temporary, others_at_work, remove_leftovers, signature, write_text
 
 SCHEMA_VERSION = 1
 
@@ -35,7 +35,7 @@ class Manifest(BaseModel):
         command: the command line that made the run; empty when it was made from Python.
         configuration: everything the records depend on; the same command must produce the same value.
         items: number of work items of the whole run.
-        model: facts of the model: spec, class names, parameters, frames, size.
+        model: facts of the model: spec, class names, parameters, frames, size, and doubts about its answers if any.
         data: facts of the data: spec, clips, class names.
         environment: versions of Python and of the libraries, processor, device.
         signature: of everything else, as it was written; empty in manifests of early versions.
@@ -119,21 +119,32 @@ def _signature(manifest: Manifest) -> str:
 def start_run(path: Path, manifest: Manifest) -> Run:
     """Create a run directory, or continue the one that is there.
 
+    A run of another configuration that failed before it had any result, and that nobody works on, is replaced: what
+    made it fail has been corrected.
+
     Raises:
         RunConflict: the directory holds a run of another configuration, a newer version's run, or other files.
     """
     if (path / "run.json").exists():
         run = open_run(path)
         difference = first_difference(run.manifest.configuration, manifest.configuration)
-        if difference:
-            raise RunConflict(f"{path} holds a run of another configuration ({difference}): choose another --out.")
-        remove_leftovers(path)
-        return run
-    if path.exists() and any(not is_temporary(p) for p in path.iterdir()):
+        if not difference:
+            remove_leftovers(path)
+            return run
+        if _has_results(path) or others_at_work(path):
+            raise RunConflict(
+                f"{path} holds a run of another configuration ({difference}): choose another --out, or delete that run."
+            )
+    elif path.exists() and any(not is_temporary(p) for p in path.iterdir()):
         raise RunConflict(f"{path} is not empty and is not a run directory: choose another --out.")
     run = Run(path, manifest)
     run.save()
     return run
+
+
+def _has_results(path: Path) -> bool:
+    """Whether a run directory holds more than its manifest."""
+    return any(p.is_file() and p.name != "run.json" and not is_temporary(p) for p in path.rglob("*"))
 
 
 def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str:

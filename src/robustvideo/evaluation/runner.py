@@ -21,10 +21,11 @@ from robustvideo.clip import Clip, concatenate
 from robustvideo.data.codec import reencode
 from robustvideo.data.dataset import UnusableClip, VideoDataset
 from robustvideo.data.video_file import write_lossless
+from robustvideo.evaluation.answers import doubts
 from robustvideo.evaluation.crafting import Surrogate, clean_verdict, craft, random_targets, select, transferred
 from robustvideo.evaluation.records import CLEAN, Record, shard, write_shard
 from robustvideo.evaluation.rows import attacked, under, undisturbed, unusable
-from robustvideo.model import Model, at_rest, device_of, uniform_indices
+from robustvideo.model import Model, Purified, at_rest, device_of, uniform_indices
 from robustvideo.storage import slug
 
 _PIECES_EACH = 8  # with so many for every worker, the last one to end does so an eighth later than the others
@@ -157,6 +158,19 @@ class Runner:
             model.to(device)
         self.device = device_of(next(iter(self.models.values())))
         self._current = None
+
+    def doubts(self) -> list[str]:
+        """What the first batch says against the model, without its defences; see `answers.doubts`."""
+        batch = self._batch(0)
+        if batch.clip is None:
+            return []
+        model = next(iter(self.models.values()))
+        while isinstance(model, Purified):
+            model = model.undefended
+        clean = self._clean(NO_DEFENSE, batch) if NO_DEFENSE in self.models else None
+        if clean is None:
+            clean = clean_verdict(model, batch.clip, batch.labels)
+        return doubts(model, batch.clip, batch.labels, clean)
 
     def do(self, item: Item) -> None:
         """Work on an item and write its records."""

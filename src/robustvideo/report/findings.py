@@ -168,6 +168,8 @@ def _of_series(one: Series) -> Iterator[Caution]:
         yield from _about_attacks(one, chosen)
     yield from _about_sample(one, chosen)
     yield from _unnamed_classes(one)
+    for said in one.run.manifest.model.get("doubts", ()):
+        yield Caution("The model's answers", said, serious=True)
 
 
 def _unusable(one: Series) -> Iterator[Caution]:

@@ -27,7 +27,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from robustvideo.errors import InputError, RunConflict
-from robustvideo.storage import write_atomically, write_text
+from robustvideo.storage import is_temporary, others_at_work, write_atomically, write_text
 from robustvideo.training.recipe import Recipe
 from robustvideo.training.validation import Accuracy
 
@@ -84,31 +84,25 @@ class Folder:
         """The weights of the best epoch."""
         return self.path / "checkpoints" / "best.safetensors"
 
-    def claim(self, recipe: Recipe) -> None:
-        """Start a run here, or find that the one here is of the same recipe.
+    def holds(self, recipe: Recipe) -> bool:
+        """Whether a run of the recipe is here; False where one may start.
+
+        One may also start in place of another recipe's run that ended before it had any result, and that nobody works
+        on: what made it fail has been corrected.
 
         Raises:
             RunConflict: the directory holds a run of another recipe, a newer version's run, or other files.
             InputError: its ``training.json`` is damaged.
         """
-        manifest = self.path / "training.json"
-        if not manifest.exists():
-            if self.path.exists() and any(self.path.iterdir()):
+        if not self._manifest.exists():
+            if self.path.exists() and any(not is_temporary(path) for path in self.path.iterdir()):
                 raise RunConflict(f"{self.path} is not empty and holds no training run: choose another --out.")
-            content = {
-                "schema_version": SCHEMA_VERSION,
-                "robustvideo": version("robustvideo"),
-                "torch": version("torch"),
-                "recipe_hash": recipe.digest(),
-                "recipe": recipe.model_dump(mode="json"),
-            }
-            write_text(manifest, json.dumps(content, indent=2) + "\n")
-            return
+            return False
         try:
-            content = json.loads(manifest.read_text(encoding="utf-8"))
+            content = json.loads(self._manifest.read_text(encoding="utf-8"))
             schema, started = int(content["schema_version"]), content["recipe"]
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{manifest} is damaged and cannot be read as a training run.") from error
+            raise InputError(f"{self._manifest} is damaged and cannot be read as a training run.") from error
         if schema > SCHEMA_VERSION:
             raise RunConflict(
                 f"{self.path} was written by robustvideo {content.get('robustvideo', '?')} (schema {schema}); "
@@ -116,10 +110,40 @@ class Folder:
             )
         for key, value in recipe.model_dump(mode="json").items():
             if started.get(key) != value:
+                if not self._has_results and not others_at_work(self.path):
+                    return False
                 raise RunConflict(
                     f"{self.path} holds a training run of another recipe ({key} was {started.get(key)!r}, "
-                    f"now {value!r}): choose another --out."
+                    f"now {value!r}): choose another --out, or delete that run."
                 )
+        return True
+
+    def claim(self, recipe: Recipe) -> None:
+        """Start a run here, unless one of the recipe is here already.
+
+        Raises:
+            RunConflict, InputError: see `holds`.
+        """
+        if self.holds(recipe):
+            return
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "robustvideo": version("robustvideo"),
+            "torch": version("torch"),
+            "recipe_hash": recipe.digest(),
+            "recipe": recipe.model_dump(mode="json"),
+        }
+        write_text(self._manifest, json.dumps(content, indent=2) + "\n")
+
+    @property
+    def _manifest(self) -> Path:
+        return self.path / "training.json"
+
+    @property
+    def _has_results(self) -> bool:
+        """Whether there is more than the manifest and the losses of batches, which alone are no start for anything."""
+        found = (path for path in self.path.iterdir() if not is_temporary(path))
+        return any(path.name not in ("training.json", "tensorboard") for path in found)
 
     def save(self, position: Position, states: Mapping[str, Any]) -> None:
         """Replace the last checkpoint.

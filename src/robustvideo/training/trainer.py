@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from robustvideo.model import Model, at_rest, classify
 from robustvideo.models import load_model
 from robustvideo.progress import Advance, track
 from robustvideo.randomness import seed_for
+from robustvideo.storage import at_work
 from robustvideo.training.batches import Clips, Plan, read
 from robustvideo.training.checkpoint import Folder, Position
 from robustvideo.training.export import export, rounded
@@ -60,7 +62,7 @@ def train(
 
     Args:
         recipe: what to do.
-        out: the run's directory: new, empty, or one of the very same recipe.
+        out: the run's directory: new, empty, one of the very same recipe, or one that ended without a checkpoint.
         workers: processes that decode clips; 0 decodes in this one. Does not change the result.
         checkpoint_seconds: time between checkpoints within an epoch; each epoch ends with one anyway.
         quiet: show no progress.
@@ -74,13 +76,16 @@ def train(
     folder = Folder(Path(out))
     accelerator = _accelerator(recipe, folder)
     with accelerator.main_process_first():
-        folder.claim(recipe)
-        accuracies = folder.load_summary()
+        accuracies = folder.load_summary() if folder.holds(recipe) else None
+    accelerator.wait_for_everyone()
     if accuracies is None:
-        trainer = Trainer(
+        trainer = Trainer(  # before the folder is claimed: what cannot be had leaves no trace
             recipe, folder, accelerator, workers=workers, checkpoint_seconds=checkpoint_seconds, quiet=quiet
         )
-        accuracies = trainer.run()
+        with at_work(folder.path) if accelerator.is_main_process else nullcontext():
+            with accelerator.main_process_first():
+                folder.claim(recipe)
+            accuracies = trainer.run()
     accelerator.end_training()
     return Outcome(folder.path / recipe.export.path, accuracies)
 
@@ -113,6 +118,7 @@ class Trainer:
         self.labels = self.network.labels or data.labels
         self.train_clips = self._clips(data if data.labels == self.labels else data.relabelled(self.labels))
         self.val_clips = self._clips(self._validated(load_data(recipe.data.val, labels=self.labels)))
+        self.test_data = None if recipe.data.test is None else load_data(recipe.data.test, labels=self.labels)
         self._check_fit()
         parts = accelerator.num_processes * recipe.accumulation
         self.plan = Plan(len(self.train_clips), recipe.batch_size, parts, recipe.seed)
@@ -265,8 +271,8 @@ class Trainer:
         weights = rounded(self.folder.load_best(), recipe.export.precision)
         network.load_state_dict(weights)
         splits = {"val": self.val_clips}
-        if recipe.data.test is not None:
-            splits["test"] = self._clips(load_data(recipe.data.test, labels=self.labels))
+        if self.test_data is not None:
+            splits["test"] = self._clips(self.test_data)
         accuracies = {}
         for name, clips in splits.items():
             clean, robust, total = self._count(network, clips)
@@ -382,11 +388,8 @@ class Trainer:
 def _accelerator(recipe: Recipe, folder: Folder) -> Accelerator:
     AcceleratorState._reset_state()  # another run of this process may have had another precision
     try:
-        return Accelerator(
-            mixed_precision=_ACCELERATE[recipe.precision],
-            log_with="tensorboard",
-            project_dir=folder.path,
-        )
+        precision = _ACCELERATE[recipe.precision]
+        return Accelerator(mixed_precision=precision, log_with="tensorboard", project_dir=folder.path)
     except ValueError as error:
         raise InputError(f"precision: {recipe.precision} cannot be had on this device: {error}") from error
 
