@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from robustvideo.errors import InputError
 from robustvideo.evaluation.columns import Columns
 from robustvideo.evaluation.metrics import Interval
 from robustvideo.evaluation.records import CLEAN
-from robustvideo.evaluation.run import now
+from robustvideo.evaluation.run import now, places
 from robustvideo.evaluation.runner import NO_DEFENSE
 from robustvideo.evaluation.validated import validated
 from robustvideo.purification import answering
@@ -20,7 +20,7 @@ from robustvideo.report.page import build_report, fill
 from robustvideo.report.series import Budget, Series, by_defense, class_names, headline_budget
 from robustvideo.report.trust import SYMBOLS, trust_tables
 from robustvideo.report.wording import NOTHING, budget, norm_name
-from robustvideo.storage import slug, write_text
+from robustvideo.storage import place, slug, write_text
 
 UNEXAMINED = "not examined"
 
@@ -68,7 +68,7 @@ class Table:
     entries: tuple[Entry, ...]
 
 
-def build_leaderboard(runs: Sequence[Path], out: Path) -> Path:
+def build_leaderboard(runs: str | Path | Iterable[str | Path], out: str | Path) -> Path:
     """Write ``index.html`` and a report of every run into a folder.
 
     Runs of the same weights behind the same defence on the same clips are one entry: a clip stands only if it stands
@@ -76,7 +76,7 @@ def build_leaderboard(runs: Sequence[Path], out: Path) -> Path:
     gradient is one entry. Different clips make different tables.
 
     Args:
-        runs: run directories, each finished and intact.
+        runs: a run directory or several, or their addresses, each finished and intact.
         out: the site's folder; files of the same names are replaced.
 
     Returns:
@@ -87,21 +87,22 @@ def build_leaderboard(runs: Sequence[Path], out: Path) -> Path:
         RunConflict: a run written by a newer version.
         RobustVideoError: the site cannot be written.
     """
-    if not runs:
+    given, site = places(runs), place(out)
+    if not given:
         raise InputError("There is no run to rank: give at least one run directory.")
-    places = [str(path.resolve()) for path in runs]
-    if len(set(places)) < len(places):
+    names = [str(path.resolve()) for path in given]
+    if len(set(names)) < len(names):
         raise InputError("A run is given twice: name every run directory once.")
-    known = [one for path in runs for one in _series(path)]
-    pages = {place: f"runs/{slug(place)}.html" for place in places}
+    known = [one for path in given for one in _series(path)]
+    pages = {name: f"runs/{slug(name)}.html" for name in names}
     groups: dict[tuple[str, str], list[Series]] = {}
     for one in known:
         facts = one.run.manifest.configuration
         groups.setdefault((str(facts.get("data")), str(facts.get("data_fingerprint"))), []).append(one)
     tables = [_table(data, members, pages) for (data, _), members in groups.items()]
-    for path, place in zip(runs, places, strict=True):
-        build_report([path], out / pages[place])
-    index = out / "index.html"
+    for path, name in zip(given, names, strict=True):
+        build_report([path], site / pages[name])
+    index = site / "index.html"
     write_text(index, fill("leaderboard.html.j2", title="Robustness leaderboard", tables=tables, date=now()))
     return index
 
@@ -122,10 +123,10 @@ def _table(data: str, members: Sequence[Series], pages: dict[str, str]) -> Table
     chosen = headline_budget(merged)
     assert chosen is not None, "a validated run has an attack"
     entries = [_entry(one, own, threats, chosen, pages) for one, own in zip(merged, groups.values(), strict=True)]
-    place = threats.index(chosen)
-    entries.sort(key=lambda entry: -cell.estimate if (cell := entry.cells[place]) else 1.0)
+    column = threats.index(chosen)
+    entries.sort(key=lambda entry: -cell.estimate if (cell := entry.cells[column]) else 1.0)
     names = tuple(f"{norm_name(norm)} {budget(eps, norm)}" for norm, eps in threats)
-    return Table(data, max(one.clips for one in merged), names, place, tuple(entries))
+    return Table(data, max(one.clips for one in merged), names, column, tuple(entries))
 
 
 def _itself(defense: str) -> str:
@@ -155,7 +156,7 @@ def _attacked_through(one: Series) -> pa.Table:
 def _entry(
     one: Series, own: Sequence[Series], threats: Sequence[Budget], chosen: Budget, pages: dict[str, str]
 ) -> Entry:
-    places = dict.fromkeys(member.run.path.resolve() for member in own)  # a run may hold two gradient modes
+    own_runs = dict.fromkeys(member.run.path.resolve() for member in own)  # a run may hold two gradient modes
     found = [(table.verdict, table.summary) for table in trust_tables(own)]
     if len(found) < len(own):
         found.append((UNEXAMINED, ""))
@@ -168,5 +169,5 @@ def _entry(
         next((symbol for grade, symbol in SYMBOLS.items() if grade == verdict), NOTHING),
         checks,
         tuple(summary.title for summary in one.at(chosen)),
-        tuple((place.name, pages[str(place)]) for place in places),
+        tuple((path.name, pages[str(path)]) for path in own_runs),
     )
