@@ -96,6 +96,11 @@ def open_run(path: str | Path) -> Run:
     """
     path = place(path)
     file = path / "run.json"
+    if (path / "training.json").is_file() and not file.is_file():
+        raise InputError(
+            f"{path} holds a training run, not an evaluation: evaluate its weights first, "
+            f"--model trained:{path}/model.safetensors."
+        )
     if not file.is_file():
         raise InputError(f"{path} is not a run directory: it has no run.json.")
     try:
@@ -122,10 +127,26 @@ def _signature(manifest: Manifest) -> str:
 
 
 def places(runs: str | Path | Iterable[str | Path]) -> list[Path]:
-    """Where some runs lie, given as one place or as several."""
+    """Where some directories lie, given as one place or as several."""
     if isinstance(runs, str) or not isinstance(runs, Iterable):  # an address on another system is no Path
         return [place(runs)]
     return [place(run) for run in runs]
+
+
+def runs_in(directories: Iterable[Path]) -> list[Path]:
+    """The runs of some directories: each itself, or those inside of one that an evaluation of several models wrote.
+
+    Those inside come as they were started. A directory that is no run and has none stays, for `open_run` to refuse.
+
+    Raises:
+        InputError, RunConflict: see `open_run`.
+    """
+    found = []
+    for path in directories:
+        inside = [] if (path / "run.json").is_file() else [file.parent for file in path.glob("*/run.json")]
+        started = sorted(inside, key=lambda run: (open_run(run).manifest.created, run.name))
+        found += started or [path]
+    return found
 
 
 def start_run(path: Path, manifest: Manifest) -> Run:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from robustvideo.errors import InputError
+from robustvideo.errors import InputError, RunConflict
 from robustvideo.evaluation.columns import Columns
 from robustvideo.evaluation.metrics import Interval
 from robustvideo.evaluation.records import CLEAN
-from robustvideo.evaluation.run import now, places
+from robustvideo.evaluation.run import now, places, runs_in
 from robustvideo.evaluation.runner import NO_DEFENSE
 from robustvideo.evaluation.validated import validated
 from robustvideo.purification import answering
@@ -20,9 +20,11 @@ from robustvideo.report.page import build_report, fill
 from robustvideo.report.series import Budget, Series, by_defense, class_names, headline_budget
 from robustvideo.report.trust import SYMBOLS, trust_tables
 from robustvideo.report.wording import NOTHING, budget, norm_name
-from robustvideo.storage import place, slug, write_text
+from robustvideo.storage import is_temporary, place, slug, write_text
 
 UNEXAMINED = "not examined"
+
+_TITLE = "Robustness leaderboard"
 
 _WORST_FIRST = ("fail", "warn", UNEXAMINED, "pass")
 
@@ -76,23 +78,25 @@ def build_leaderboard(runs: str | Path | Iterable[str | Path], out: str | Path) 
     gradient is one entry. Different clips make different tables.
 
     Args:
-        runs: a run directory or several, or their addresses, each finished and intact.
-        out: the site's folder; files of the same names are replaced.
+        runs: a run directory or several, or their addresses, each finished and intact; or directories with the runs of
+            several models.
+        out: the site's folder: new, empty, or that of an earlier leaderboard, whose files are replaced.
 
     Returns:
         The index.
 
     Raises:
         InputError: no run, one given twice, or one that is unfinished or damaged.
-        RunConflict: a run written by a newer version.
+        RunConflict: a run written by a newer version, or a folder of other files.
         RobustVideoError: the site cannot be written.
     """
-    given, site = places(runs), place(out)
+    given, site = runs_in(places(runs)), place(out)
     if not given:
         raise InputError("There is no run to rank: give at least one run directory.")
     names = [str(path.resolve()) for path in given]
     if len(set(names)) < len(names):
         raise InputError("A run is given twice: name every run directory once.")
+    _check_folder(site)
     known = [one for path in given for one in _series(path)]
     pages = {name: f"runs/{slug(name)}.html" for name in names}
     groups: dict[tuple[str, str], list[Series]] = {}
@@ -100,11 +104,24 @@ def build_leaderboard(runs: str | Path | Iterable[str | Path], out: str | Path) 
         facts = one.run.manifest.configuration
         groups.setdefault((str(facts.get("data")), str(facts.get("data_fingerprint"))), []).append(one)
     tables = [_table(data, members, pages) for (data, _), members in groups.items()]
+    index = site / "index.html"  # first, so that a folder that was left half-way is known for what it is
+    write_text(index, fill("leaderboard.html.j2", title=_TITLE, tables=tables, date=now()))
     for path, name in zip(given, names, strict=True):
         build_report([path], site / pages[name])
-    index = site / "index.html"
-    write_text(index, fill("leaderboard.html.j2", title="Robustness leaderboard", tables=tables, date=now()))
     return index
+
+
+def _check_folder(site: Path) -> None:
+    """Refuse a folder with other files than those of a leaderboard, whose index says so."""
+    index = site / "index.html"
+    if site.exists() and not site.is_dir():
+        raise InputError(f"{site} is a file: name a folder for the leaderboard.")
+    if index.is_file():
+        text = index.read_text(encoding="utf-8", errors="replace")
+        if all(mark in text for mark in ('<meta name="generator" content="robustvideo ', f"<title>{_TITLE}</title>")):
+            return
+    if site.is_dir() and any(not is_temporary(path) for path in site.iterdir()):
+        raise RunConflict(f"{site} is not empty and is not a leaderboard: choose another --out.")
 
 
 def _series(path: Path) -> list[Series]:

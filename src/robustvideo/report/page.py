@@ -22,7 +22,7 @@ from robustvideo import __version__
 from robustvideo.errors import InputError
 from robustvideo.evaluation.metrics import norm_of, titled
 from robustvideo.evaluation.records import Record, finished_items
-from robustvideo.evaluation.run import Run, places
+from robustvideo.evaluation.run import Run, places, runs_in
 from robustvideo.report import figures, tables, wording
 from robustvideo.report.clips import FPS, Preview, choose, load_preview
 from robustvideo.report.findings import Headline, cautions, difference_phrase, headline
@@ -87,8 +87,9 @@ def build_report(runs: str | Path | Iterable[str | Path], out: str | Path | None
     The page needs no network and no file beside it; previews of saved clips are inside it.
 
     Args:
-        runs: a run directory or several, or their addresses; unfinished ones are reported as far as they have come.
-        out: the file to write, or a directory for a ``report.html``. Default: ``report.html`` in the run, or
+        runs: a run directory or several, or their addresses; unfinished ones are reported as far as they have come. Of
+            a directory with the runs of several models, which `evaluate_suite` writes, these are compared.
+        out: the file to write, or a directory for a ``report.html``. Default: ``report.html`` in the directory, or
             ``comparison.html`` beside the first of several.
 
     Returns:
@@ -107,7 +108,7 @@ def build_report(runs: str | Path | Iterable[str | Path], out: str | Path | None
     else:
         page = place(out)
         page = page / "report.html" if page.is_dir() else page
-    write_text(page, render(load_series(given), page.parent))
+    write_text(page, render(load_series(runs_in(given)), page.parent))
     return page
 
 
