@@ -119,6 +119,8 @@ def _parse(spec: str) -> Source:
     name = spec.partition("?")[0].strip()
     if ":" in name:
         source = parse_source(spec)
+        if source.scheme.endswith(".py"):
+            raise InputError(f"Cannot load {spec!r}: did you mean 'file:{spec.strip()}'?")
         if source.scheme not in SCHEMES:
             raise unknown("model source", source.scheme, SCHEMES)
         return source
