@@ -28,7 +28,8 @@ class Clip:
             on the clip and not on its place in a batch. Defaults to "0", "1", ...
 
     Raises:
-        InputError: a tensor of the wrong rank or type, sound without a rate, or lengths that do not agree.
+        InputError: what is no tensor or has the wrong rank or type, sound without a rate, or lengths that do not
+            agree.
     """
 
     video: Tensor
@@ -37,6 +38,10 @@ class Clip:
     ids: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
+        for signal in (self.video, self.audio):
+            if not isinstance(signal, Tensor | None):
+                kind = type(signal).__name__
+                raise InputError(f"A clip is made of tensors, got {kind}: torch.as_tensor(...) makes one of an array.")
         if self.video.ndim != 5 or not self.video.is_floating_point():
             raise InputError(
                 "A clip's video is a float tensor (B, C, T, H, W) in [0, 1]; "

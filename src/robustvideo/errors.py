@@ -9,6 +9,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LISTED = 12
+"""Names that a message lists where none is near."""
+
 
 class RobustVideoError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -26,12 +29,19 @@ class RunConflict(RobustVideoError):
     """A run directory belongs to another configuration, or was written by a newer version."""
 
 
+class RobustVideoWarning(UserWarning):
+    """Something that works, and probably not as the caller thinks; a sentence, like the errors."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     """An error for a name that does not exist, with the nearest ones that do."""
     choices = sorted(known)
-    near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
+    plain = {choice.lower(): choice for choice in choices}
+    near = [plain[found] for found in difflib.get_close_matches(name.lower(), plain, n=3, cutoff=0.5)]
     if near:
         hint = f"did you mean {' or '.join(repr(n) for n in near)}?"
+    elif len(choices) > LISTED:
+        hint = f"known: {', '.join(choices[:LISTED])} ... and {len(choices) - LISTED} more."
     else:
         hint = f"known: {', '.join(choices)}." if choices else "none is registered."
     return InputError(f"Unknown {kind} {name!r}: {hint}")

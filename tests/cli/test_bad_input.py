@@ -297,6 +297,8 @@ def test_a_pickle_is_not_executed(place: Path, tmp_path: Path) -> None:
         (["--model", "embedded:r4d", "--data", "embedded:kinetic"], ["r4d", "'r3d'"]),
         (["--model", "embedded:r3d", "--data", "embedded:kinetik"], ["kinetic"]),
         (["--model", "embedded:r3d", "--data", "embedded:kinetic?clip=3"], ["'clips'"]),
+        (["--model", "my_model.py:build?depth=18", "--data", "x"], ["did you mean 'file:my_model.py:build?depth=18'"]),
+        (["--model", "my_model.py", "--data", "x"], ["name its factory", "'file:my_model.py:build'"]),
         (["--model", "file:absent.py:build", "--data", "embedded:kinetic"], ["absent.py"]),
         (["--model", "embedded:r3d"], ["name the clips", "--data SPEC"]),
         (["--data", "embedded:kinetic"], ["name the model", "--model SPEC"]),

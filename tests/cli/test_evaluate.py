@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,15 +28,73 @@ def test_json_is_json_and_the_run_is_complete(tmp_path: Path) -> None:
     rows = json.loads(result.stdout, parse_constant=lambda name: (_ for _ in ()).throw(ValueError(name)))
     assert [row["attack"] for row in rows] == ["clean", "noise"]
     assert {row["clips"] for row in rows} == {4}
+    assert {caution["title"] for row in rows for caution in row["cautions"]} >= {"Few clips", "A single budget"}
+    assert {"title", "text", "serious", "details"} == set(rows[0]["cautions"][0])
     assert open_run(out).manifest.status == "finished"
     assert (out / "report.html").is_file()
 
 
-def test_every_command_has_help_with_examples() -> None:
-    for command in ("evaluate", "report", "leaderboard", "train", "attack", "sweep", "list"):
-        result = CliRunner().invoke(app, [command, "--help"])
-        assert result.exit_code == 0
-        assert "Examples" in result.output, command
+COMMANDS = {command.name: command.callback for command in app.registered_commands}
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_every_command_has_help_with_examples_that_a_shell_takes(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert "Examples" in result.output
+    examples = re.findall(r"`([^`]+)`", str(COMMANDS[command].__doc__).partition("**Examples**")[2])
+    assert examples
+    for example in examples:
+        line = " ".join(example.split())
+        assert "robustvideo" in shlex.split(line)
+        assert not set("&?*()<>|;$[]{}") & set(re.sub("'[^']*'", "", line)), line
+        done = subprocess.run(["bash", "-n", "-c", line], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_what_puts_a_number_in_doubt_is_a_warning(tmp_path: Path) -> None:
+    blind = [*ARGUMENTS, "--attack", "square(eps=1/255, queries=2)", "--attack", "noise(eps=1/255)"]
+    result = CliRunner().invoke(app, [*blind, "--out", str(tmp_path / "c"), "--json"])
+    assert result.exit_code == 0, result.output
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Warning: ")]
+    assert "is no stronger than random noise. At L∞ 1/255" in line
+    serious = {
+        caution["title"] for row in json.loads(result.stdout) for caution in row["cautions"] if caution["serious"]
+    }
+    assert [title in line for title in serious] == [True]
+
+
+def test_budgets_that_no_attack_takes_are_a_warning(tmp_path: Path) -> None:
+    told = "Warning: --eps 4/255, 8/255 changes nothing: every attack names its own budget"
+    budgets = ["--eps", "4/255", "--eps", "8/255", "--attack", "noise(eps=1/255)"]
+    result = CliRunner().invoke(app, [*ARGUMENTS, *budgets, "--out", str(tmp_path / "own")])
+    assert told in result.stderr
+    result = CliRunner().invoke(app, [*ARGUMENTS, *budgets, "--attack", "noise", "--out", str(tmp_path / "both")])
+    assert result.exit_code == 0, result.output
+    assert "changes nothing" not in result.stderr
+
+
+def test_a_report_of_the_directory_of_several_models(tmp_path: Path) -> None:
+    models = [*ARGUMENTS, "--model", "embedded:r3d_at", "--attack", "noise(eps=4/255)", "--save-clips", "0"]
+    assert CliRunner().invoke(app, [*models, "--out", str(tmp_path / "two")]).exit_code == 0
+    (tmp_path / "two" / "report.html").unlink()
+    result = CliRunner().invoke(app, ["report", str(tmp_path / "two")])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == str(tmp_path / "two" / "report.html")
+    page = (tmp_path / "two" / "report.html").read_text()
+    assert page.index("embedded:r3d<") < page.index("embedded:r3d_at<")
+
+
+def test_a_warning_of_this_package_is_its_sentence() -> None:
+    script = (
+        "import warnings\nfrom robustvideo.cli.sentence import warn_in_one_sentence\n"
+        "from robustvideo.errors import RobustVideoWarning\nwarn_in_one_sentence()\n"
+        "warnings.warn('It is left out.', RobustVideoWarning)\nwarnings.warn('of a library')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    first, *others = done.stderr.splitlines()
+    assert first == "Warning: It is left out."
+    assert "UserWarning: of a library" in others[0]
 
 
 def test_plain_output_when_not_on_a_terminal(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner, Result
@@ -69,6 +71,31 @@ def test_the_sound_that_a_model_does_not_hear_is_copied(video: Path, tmp_path: P
     assert 0 <= before.signal("audio").shape[2] - kept.shape[2] <= 24  # a container's clock is in milliseconds
     assert torch.equal(kept, before.signal("audio")[..., : kept.shape[2]])
     assert not torch.equal(before.video, after.video)
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_more_channels_than_a_clip_has_are_said_to_be_mixed_down(command: str, tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "surround.mkv"), "w") as container:
+        picture, sound = container.add_stream("ffv1", rate=8), container.add_stream("pcm_s16le", rate=8000)
+        picture.width, picture.height, picture.pix_fmt, sound.layout = 48, 48, "bgr0", "5.1"
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 6 * 8000), np.int16), format="s16", layout="5.1")
+        silence.sample_rate = 8000
+        for _ in range(8):
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(np.zeros((48, 48, 3), np.uint8), format="rgb24")))
+        container.mux([*picture.encode(), *sound.encode(silence), *sound.encode()])
+    result = invoke(command, tmp_path / "surround.mkv", tmp_path / "out.mkv")
+    assert result.exit_code == 0, result.output
+    assert "has 6 channels; the result has them mixed down to stereo" in result.stderr
+    assert "as it is" not in result.stderr
+    assert read_lossless(tmp_path / "out.mkv").signal("audio").shape[1] == 2
+
+
+def test_a_defence_that_is_none(video: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["purify", str(video), "--defense", "none", "--out", str(tmp_path / "out.mkv")])
+    assert result.exit_code == 2
+    assert "none is no purifier" in result.output
+    attack = ["attack", str(video), *COMMANDS["attack"], "--defense", "none", "--device", "cpu"]
+    assert CliRunner().invoke(app, [*attack, "--out", str(tmp_path / "out.mkv")]).exit_code == 0
 
 
 def test_one_frame_is_singular() -> None:

@@ -229,6 +229,12 @@ def test_a_file_cut_short_between_frames_gives_the_frames_it_has(tmp_path: Path)
         levels(path, Sampling(frames=40, stride=1))
 
 
+def test_one_frame_is_told_as_one(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.mkv", numbered(1))
+    with pytest.raises(UnusableClip, match="has 1 frame, 2 are needed"):
+        levels(path, Sampling(frames=2, stride=1))
+
+
 @pytest.mark.timeout(60)
 def test_random_damage_never_escapes_as_another_error(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

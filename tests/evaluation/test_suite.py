@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from robustvideo.errors import InputError
 from robustvideo.evaluation.suite import load_suite, make_suite
 from robustvideo.packaged import recipes
 
@@ -29,3 +30,15 @@ def test_a_budget_of_another_kind_is_left_alone() -> None:
 @pytest.mark.parametrize("name", [name for name, file in recipes().items() if "\nmodels:" in file.read_text()])
 def test_every_packaged_suite_can_be_built(name: str) -> None:
     assert load_suite(Path(name)).build_attacks()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("embedded/r3d", "embedded/r3d is a training recipe, not a suite: robustvideo train embedded/r3d"),
+        ("videopure/table1", "videopure/table1 is a study, not a suite: robustvideo reproduce videopure/table1"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_by_its_command(name: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        load_suite(Path(name))

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from robustvideo.attacks import FGSM, PGD, Noise
 from robustvideo.attacks.attack import Attack
 from robustvideo.cli import app
-from robustvideo.errors import InputError
+from robustvideo.errors import InputError, RunConflict
 from robustvideo.evaluation import evaluate, open_run
 from robustvideo.evaluation.records import read_records, shard, write_shard
 from robustvideo.evaluation.trust.check import GRADIENTS, Check, save_checks
@@ -190,6 +190,59 @@ def test_the_command(runs: dict[str, Path], tmp_path: Path) -> None:
     twice = CliRunner().invoke(app, ["leaderboard", *[str(runs["plain"])] * 2, "--out", str(tmp_path / "two")])
     assert twice.exit_code == 2
     assert twice.output.startswith("Error: A run is given twice")
+
+
+def test_a_directory_of_several_runs_stands_for_them(runs: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("plain", "hardened"):
+        shutil.copytree(runs[name], tmp_path / "both" / name)
+    (tmp_path / "both" / "crafted").mkdir()
+    (tmp_path / "both" / "report.html").write_text("of both")
+    command = ["leaderboard", str(tmp_path / "both"), "--out", str(tmp_path / "site")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert len(list((tmp_path / "site" / "runs").iterdir())) == 2
+    twice = CliRunner().invoke(app, [*command, str(tmp_path / "both" / "plain")])
+    assert "given twice" in twice.output
+
+
+def test_a_training_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "training.json").write_text("{}")
+    with pytest.raises(InputError, match=r"holds a training run.* --model trained:.*/training/model\.safetensors"):
+        build_leaderboard([tmp_path / "training"], tmp_path / "site")
+
+
+def test_a_folder_of_other_files_is_left_alone(runs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("<title>My videos</title>")
+    (tmp_path / "letter.txt").write_text("dear")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(RunConflict, match="is not empty and is not a leaderboard"):
+        build_leaderboard([runs["plain"]], tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / "index.html").read_text() == "<title>My videos</title>"
+    with pytest.raises(InputError, match="is a file"):
+        build_leaderboard([runs["plain"]], tmp_path / "letter.txt")
+
+
+def test_a_leaderboard_is_replaced_and_what_was_put_beside_it_stays(runs: dict[str, Path], tmp_path: Path) -> None:
+    build_leaderboard([runs["plain"]], tmp_path)
+    (tmp_path / "CNAME").write_text("robust.example")
+    index = build_leaderboard([runs["hardened"]], tmp_path)
+    assert "embedded:r3d_at" in index.read_text()
+    assert (tmp_path / "CNAME").is_file()
+
+
+def test_a_leaderboard_that_was_left_half_way_is_finished(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("robustvideo.report.leaderboard.build_report", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            build_leaderboard([runs["plain"]], tmp_path)
+    assert build_leaderboard([runs["plain"]], tmp_path).is_file()
 
 
 @pytest.mark.browser

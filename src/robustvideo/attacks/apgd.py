@@ -17,7 +17,7 @@ from robustvideo.attacks.objectives import Objective
 from robustvideo.attacks.search import in_turn
 from robustvideo.attacks.updates import Position, State
 from robustvideo.clip import per_clip
-from robustvideo.errors import InputError
+from robustvideo.errors import InputError, RobustVideoWarning
 
 FEW_STEPS = 30
 """Below this the windows of `checkpoints` are too short to tell progress from chance."""
@@ -143,7 +143,7 @@ class APGD(GradientAttack):
             raise InputError(f"APGD needs copies_per_pass of at least 1, got {self.copies_per_pass}.")
         if self.steps < FEW_STEPS:
             message = f"APGD adapts its step badly in fewer than {FEW_STEPS} steps (got {self.steps}): use pgd instead."
-            warnings.warn(message, stacklevel=3)
+            warnings.warn(message, RobustVideoWarning, stacklevel=3)
 
     @property
     def default_step(self) -> float:

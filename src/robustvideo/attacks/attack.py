@@ -26,6 +26,8 @@ from robustvideo.spec import Call, format_call
 from robustvideo.threat import AudioVisual, Linf, ThreatModel, threats, with_budget
 
 Precision = Literal["fp32", "bf16", "fp16"]
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
 Variables = tuple[Tensor, ...]
 """One tensor (B, ...) per part of a threat model."""
 
@@ -173,7 +175,7 @@ class Attack(ABC):
         self,
         model: Model,
         clip: Clip,
-        labels: Tensor,
+        labels: Tensor | int | Sequence[int],
         *,
         eps: Sequence[Tensor] | None = None,
         masks: Sequence[Tensor | None] | None = None,
@@ -185,12 +187,13 @@ class Attack(ABC):
         Args:
             model: the model under attack, on the clip's device.
             clip: clean clips in range, (B, C, T, H, W).
-            labels: (B,) int64 true classes (targets when ``targeted``).
+            labels: (B,) int64 true classes (targets when ``targeted``), or a list of numbers; of one clip, a number.
             eps: one (B,) tensor of budgets per part of the threat model, instead of its own; 0 leaves a clip alone.
             masks: one mask (or None) per part of the threat model, instead of its support's.
 
         Raises:
-            InputError: clips out of range, labels that do not fit, or a model that does not return finite logits.
+            InputError: what is no `Model` or no `Clip`, clips out of range, labels that do not fit, or a model that
+                does not return finite logits.
             ConstraintViolated: the attack left its threat model (a defect of the attack).
         """
         with self._posed(model, clip, labels, eps, masks) as problem:
@@ -199,7 +202,14 @@ class Attack(ABC):
         return result
 
     @final
-    def craft(self, model: Model, clip: Clip, labels: Tensor, *, eps: Sequence[Tensor] | None = None) -> Clip:
+    def craft(
+        self,
+        model: Model,
+        clip: Clip,
+        labels: Tensor | int | Sequence[int],
+        *,
+        eps: Sequence[Tensor] | None = None,
+    ) -> Clip:
         """Adversarial clips alone, for training: the clips of a call, without a verdict that only a reader would need.
 
         Args, Raises: see `__call__`.
@@ -311,19 +321,20 @@ class Attack(ABC):
         self,
         model: Model,
         clip: Clip,
-        labels: Tensor,
+        labels: Tensor | int | Sequence[int],
         eps: Sequence[Tensor] | None,
         masks: Sequence[Tensor | None] | None,
     ) -> Iterator[Problem]:
         """The problem of a call, with the model at rest and gradients on, whatever the caller's state."""
-        _check(clip, labels)
+        check_model(model)
+        classes = _checked(clip, labels)
         with (
             at_rest(model),
             torch.inference_mode(False),
             torch.enable_grad(),
             torch.autocast(clip.device.type, enabled=False),
         ):
-            yield self.problem(model, clip.detach(), labels.long().clone(), eps, masks)
+            yield self.problem(model, clip.detach(), classes.long().clone(), eps, masks)
 
     def _must_be_lawful(self, problem: Problem, found: Clip) -> None:
         lawful = _lawful(problem, found)
@@ -372,13 +383,35 @@ def margin(logits: Tensor, labels: Tensor, targeted: bool = False) -> Tensor:
     return own - others if targeted else others - own
 
 
-def _check(clip: Clip, labels: Tensor) -> None:
+def check_model(model: object) -> None:
+    """Raise `InputError` unless it is a `Model`, with what makes one of it."""
+    if isinstance(model, str):
+        raise InputError(f"{model!r} is a name, no model: load it with rv.load_model({model!r}).")
+    if not isinstance(model, Model):
+        raise InputError(
+            f"{type(model).__name__} is no robustvideo model: wrap the network, rv.wrap(network, frames=..., size=...)."
+        )
+
+
+def _checked(clip: Clip, given: Tensor | int | Sequence[int]) -> Tensor:
+    """The labels of clips as a tensor, when both can be used."""
+    if not isinstance(clip, Clip):
+        raise InputError(f"{type(clip).__name__} is no clip: make one of a video (B, C, T, H, W), rv.Clip(video).")
     if len(clip) == 0:
         raise InputError("There is no clip to attack.")
     clip.check_range()
-    if labels.shape != (len(clip),) or labels.is_floating_point():
+    labels = given if isinstance(given, Tensor) else _tensor(given, clip)
+    if labels.shape != (len(clip),) or labels.dtype not in _INTEGERS:
         raise InputError(f"Labels are {len(clip)} class numbers, got {labels.dtype} of shape {tuple(labels.shape)}.")
     if labels.device != clip.device:
         raise InputError(f"Labels are on {labels.device}, the clip on {clip.device}: move them together.")
     if int(labels.min()) < 0:
         raise InputError(f"Class numbers start at 0, got {int(labels.min())}.")
+    return labels
+
+
+def _tensor(labels: int | Sequence[int], clip: Clip) -> Tensor:
+    try:
+        return torch.as_tensor([labels] if isinstance(labels, int) else labels, device=clip.device)
+    except (TypeError, ValueError, RuntimeError) as error:  # which of them is torch's choice
+        raise InputError(f"Labels are {len(clip)} class numbers, got {labels!r}.") from error

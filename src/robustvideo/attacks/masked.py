@@ -14,7 +14,7 @@ from robustvideo.attacks.attack import Attack, Problem, Variables, attacks
 from robustvideo.attacks.gradients import Estimate, GradientEstimator, plain
 from robustvideo.attacks.objectives import Objective
 from robustvideo.attacks.pgd import PGD
-from robustvideo.errors import InputError, unknown
+from robustvideo.errors import InputError, RobustVideoWarning, unknown
 from robustvideo.support import Border, Patch, Support
 from robustvideo.threat import Linf, ThreatModel
 
@@ -127,6 +127,7 @@ def _plain_and_seen(problem: Problem, objective: Objective, variables: Variables
         warnings.warn(
             "The model's gradient is zero on the whole attacked region of every clip: if the model crops its input, "
             "it never sees the attack.",
+            RobustVideoWarning,
             stacklevel=2,
         )
     return estimate

@@ -19,7 +19,7 @@ from robustvideo.cli.purify import purify
 from robustvideo.cli.report import report
 from robustvideo.cli.reproduce import reproduce
 from robustvideo.cli.routing import routing
-from robustvideo.cli.sentence import in_one_sentence
+from robustvideo.cli.sentence import in_one_sentence, warn_in_one_sentence
 from robustvideo.cli.sweep import sweep
 from robustvideo.cli.train import train
 from robustvideo.errors import InputError
@@ -92,4 +92,5 @@ def _options(version: bool = typer.Option(False, "--version", help="Print the ve
 def main() -> None:
     """Entry point of the ``robustvideo`` command."""
     keep_freed_memory()
+    warn_in_one_sentence()
     app()

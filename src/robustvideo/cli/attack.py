@@ -20,7 +20,8 @@ def attack(
     out: Annotated[Path, typer.Option(help="The adversarial video: lossless FFV1 in .mkv.")],
     attack: Annotated[str, typer.Option(help="Attack spec.")] = "pgd(eps=8/255, steps=20)",
     defense: Annotated[
-        str | None, typer.Option(help="Purifier spec in front of the model; its gradient= says what the attack knows.")
+        str | None,
+        typer.Option(help="Purifier spec in front of the model, or none; its gradient= says what the attack knows."),
     ] = None,
     label: Annotated[
         str | None, typer.Option(help="True class, by name or number. Default: what the model says.")
@@ -40,7 +41,7 @@ def attack(
 
     **Examples**
 
-    `robustvideo attack in.mp4 --model torchvision:r3d_18?weights=KINETICS400_V1 --window 16 --out adversarial.mkv`
+    `robustvideo attack in.mp4 --model 'torchvision:r3d_18?weights=KINETICS400_V1' --window 16 --out adversarial.mkv`
 
     `robustvideo attack in.mp4 --model file:my_model.py:build --attack 'pgd(eps=4/255, steps=50)' --label Biking
     --out adversarial.mkv`
@@ -67,7 +68,7 @@ def attack(
     attacker = load_attack(attack)
     warn_of_untrained(model)
     network = load_model(model, device=resolve(device))
-    if defense is not None:
+    if defense is not None and defense.strip() != "none":
         network = Defended(network, load_defense(defense))
     if window is not None or stride is not None:
         network = Windowed(network, window, stride)
@@ -84,7 +85,7 @@ def attack(
     result = attacker(network, clip, true)
     written = result.clip.to("cpu")
     if deaf and read.audio is not None:
-        print("The model does not hear: the sound is copied as it is.", file=sys.stderr)
+        print("The model does not hear: the sound is copied, not attacked.", file=sys.stderr)
         written = replace(written, audio=read.audio, sample_rate=read.sample_rate)
     write_lossless(out, written, fps=fps)
     name = attacker.spec

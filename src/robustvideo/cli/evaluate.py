@@ -78,7 +78,7 @@ def evaluate(
 
     `robustvideo evaluate`
 
-    `robustvideo evaluate --model torchvision:r3d_18?weights=KINETICS400_V1 --data folder:clips?frames=16&size=112`
+    `robustvideo evaluate --model 'torchvision:r3d_18?weights=KINETICS400_V1' --data 'folder:clips?frames=16&size=112'`
 
     `robustvideo evaluate --model file:my_model.py:build --data 'manifest:clips.csv?frames=20&size=128'
     --attack 'pgd(eps=4/255)' --attack 'pgd(eps=8/255, steps=20)' --out runs/mine`
@@ -128,6 +128,9 @@ def evaluate(
     command = shlex.join(["robustvideo", *sys.argv[1:]])
     if os.environ.get("RANK", "0") == "0":  # of several processes, one tells
         warn_of_untrained(*chosen.models, *chosen.transfer_from)
+        if eps and not chosen.uses_eps:
+            reason = "every attack names its own budget, or has one of another unit"
+            print(f"Warning: --eps {', '.join(eps)} changes nothing: {reason}.", file=sys.stderr)
     runs = evaluate_suite(
         chosen,
         folder,
@@ -141,6 +144,7 @@ def evaluate(
     tell_of_unusable([run.path for run in runs])
     page = build_report([run.path for run in runs], folder / "report.html")
     print_summary([run.path for run in runs], as_json=as_json)
+    warn_of_doubts([run.path for run in runs])
     if not as_json:
         print_trust([run.path for run in runs])
         print(f"\nReport: {page}")
@@ -186,7 +190,10 @@ def _default_name(path: Path | None, suite: Suite) -> str:
 
 
 def print_summary(runs: list[Path], *, as_json: bool) -> None:
-    """Print robust accuracy per attack and budget, a table per model; as JSON, with the grades of the trust checks."""
+    """Print robust accuracy per attack and budget, a table per model.
+
+    As JSON, every row has the grades of the trust checks, and what weakens its number (`report.findings.cautions`).
+    """
     import json
     from dataclasses import asdict
     from itertools import groupby
@@ -195,25 +202,31 @@ def print_summary(runs: list[Path], *, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from robustvideo.evaluation.metrics import summarise
-    from robustvideo.evaluation.run import open_run
     from robustvideo.evaluation.trust import load_checks
+    from robustvideo.report.findings import cautions, of_comparison
+    from robustvideo.report.series import load_series
     from robustvideo.report.wording import bounds, percent
     from robustvideo.spec import format_value
 
-    opened = [open_run(path) for path in runs]
-    summaries = [(run, row) for run in opened for row in summarise(run.columns())]
+    series = load_series(runs)
+    summaries = [(one.run, row) for one in series for row in one.summaries]
     if as_json:
         graded = {
-            (run.path, defense): {check.name: check.grade for check in checks}
-            for run in opened
-            for defense, checks in load_checks(run.path).items()
+            (path, defense): {check.name: check.grade for check in checks}
+            for path in runs
+            for defense, checks in load_checks(path).items()
+        }
+        compared = list(of_comparison(series))
+        doubted = {
+            (one.run.path, one.defense): [asdict(caution) for caution in [*cautions([one]), *compared]]
+            for one in series
         }
         rows = [
             {
                 "model": run.manifest.model.get("spec", ""),
                 **asdict(row),
                 "trust": graded.get((run.path, row.defense)),
+                "cautions": doubted[run.path, row.defense],
             }
             for run, row in summaries
         ]
@@ -236,6 +249,17 @@ def print_summary(runs: list[Path], *, as_json: bool) -> None:
             )
         console.print(f"\n{victim}", markup=False, highlight=False, soft_wrap=True)
         console.print(table)
+
+
+def warn_of_doubts(runs: list[Path]) -> None:
+    """Say on stderr what puts the numbers themselves in doubt: the serious cautions of the report."""
+    from robustvideo.report.findings import cautions
+    from robustvideo.report.series import load_series
+
+    for caution in cautions(load_series(runs)):
+        if caution.serious:
+            said = " ".join(part for part in (f"{caution.title}.", caution.text, *caution.details) if part)
+            print(f"Warning: {said}", file=sys.stderr)
 
 
 def print_trust(runs: list[Path]) -> None:

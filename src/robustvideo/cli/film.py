@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from robustvideo.clip import Clip
 
 
+_CHANNELS = 2
+"""Channels of sound that a clip keeps of a film."""
+
+
 def check_out(out: Path, video: Path) -> None:
     """Refuse an ``--out`` that is no place for the result, before any work.
 
@@ -31,7 +35,7 @@ def read_film(video: Path, size: int | None) -> tuple[Clip, float]:
     """All frames of a video with its sound, if it has any, as a batch of one; and its frames per second.
 
     Args:
-        video: the file. Uneven times of its frames are told on stderr.
+        video: the file. Uneven times of its frames, and sound of more than two channels, are told on stderr.
         size: side of the square frames; None keeps the video's own shape.
 
     Raises:
@@ -47,7 +51,12 @@ def read_film(video: Path, size: int | None) -> tuple[Clip, float]:
     tell_of_uneven_times(video, facts.fps)
     sound = Sound()
     if facts.audio_rate is not None:
-        sound = Sound(True, facts.audio_rate, min(2, facts.audio_channels), facts.duration)
+        sound = Sound(True, facts.audio_rate, min(_CHANNELS, facts.audio_channels), facts.duration)
+        if facts.audio_channels > _CHANNELS:
+            print(
+                f"The sound of {video} has {facts.audio_channels} channels; the result has them mixed down to stereo.",
+                file=sys.stderr,
+            )
     reading = Reading(Sampling(frames=facts.frames, stride=1), Picture(size=size), sound)
     return read_clip(video, reading).clip(video.name), facts.fps
 

@@ -10,12 +10,12 @@ import typer
 
 def leaderboard(
     runs: Annotated[list[str], typer.Argument(help="Finished run directories, or addresses.")],
-    out: Annotated[Path, typer.Option(help="Folder of the site.")] = Path("leaderboard"),
+    out: Annotated[Path, typer.Option(help="Folder of the site, new or an earlier one.")] = Path("leaderboard"),
 ) -> None:
     """Rank models and defences under every threat model, on a static site with a report of every run.
 
     Runs of the same weights, defence and clips make one entry, in which every attack counts. A run that is unfinished
-    or damaged is refused.
+    or damaged is refused. A directory with the runs of several models stands for its runs.
 
     **Examples**
 

@@ -11,12 +11,14 @@ import typer
 def report(
     runs: Annotated[list[str], typer.Argument(help="Run directories or addresses; several make a comparison.")],
     out: Annotated[
-        Path | None, typer.Option(help="The page. Default: report.html in the run, or comparison.html beside it.")
+        Path | None,
+        typer.Option(help="The page. Default: report.html in the directory, or comparison.html beside several."),
     ] = None,
 ) -> None:
     """Write one self-contained page that opens offline in any browser.
 
-    A directory of `robustvideo train` gives a page about the training.
+    A directory with the runs of several models stands for its runs. One of `robustvideo train` gives a page about the
+    training.
 
     **Examples**
 

@@ -1,14 +1,16 @@
-"""What the command line says of an exception, where a sentence says enough."""
+"""What the command line says of an exception or a warning, where a sentence says enough."""
 
 from __future__ import annotations
 
 import sys
 import sysconfig
 import traceback
+import warnings
 from pathlib import Path
+from typing import Any
 
 import robustvideo
-from robustvideo.errors import RobustVideoError
+from robustvideo.errors import RobustVideoError, RobustVideoWarning
 
 _LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
 _NOT_THE_USER_S = ("<", str(Path(robustvideo.__file__).parent), *_LIBRARIES)
@@ -23,6 +25,18 @@ def in_one_sentence(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         return f"Cannot use {error.filename}: {error.strerror}."
     return None
+
+
+def warn_in_one_sentence() -> None:
+    """From now on print warnings of this package as ``Warning:`` and their sentence; others stay as Python has them."""
+    as_python_has_it = warnings.formatwarning
+
+    def formatted(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+        if issubclass(category, RobustVideoWarning):
+            return f"Warning: {message}\n"
+        return as_python_has_it(message, category, *place, **line)
+
+    warnings.formatwarning = formatted
 
 
 def _origin(cause: BaseException | None) -> str:

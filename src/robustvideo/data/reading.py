@@ -114,6 +114,7 @@ def _check_length(path: Path, timeline: Timeline, sampling: Sampling, stretch: S
         where = f"{path} from {stretch.start:g} s to {until}"
     if not available:
         raise UnusableClip(f"{where} holds no video frame.")
-    unit = "frames" if sampling.fps is None else f"frames at {sampling.fps:g} per second"
+    unit = "frame" if available == 1 else "frames"
+    unit += "" if sampling.fps is None else f" at {sampling.fps:g} per second"
     remedy = "ask for fewer" if sampling.pad != "none" else "ask for fewer, or give pad=loop or pad=last"
     raise UnusableClip(f"{where} has {available} {unit}, {sampling.needed} are needed: {remedy}.")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
-from robustvideo.attacks import Attack
+from robustvideo.attacks import Attack, load_attack
+from robustvideo.attacks.attack import check_model
 from robustvideo.data import load_data
 from robustvideo.data.dataset import UnusableClip, VideoDataset
-from robustvideo.errors import InputError
+from robustvideo.errors import InputError, RobustVideoWarning
 from robustvideo.evaluation.crafting import Surrogate
 from robustvideo.evaluation.engine import Engine, Name, load_engine
 from robustvideo.evaluation.identity import code_of, digest_of, settings_of
@@ -23,7 +25,7 @@ from robustvideo.evaluation.trust.check import FILE as TRUST
 from robustvideo.model import Model, device_of
 from robustvideo.models import load_model
 from robustvideo.progress import track
-from robustvideo.purification import Defended, Purifier
+from robustvideo.purification import Defended, Purifier, load_defense
 from robustvideo.storage import at_work, place, slug
 
 MERGED_FROM = 64
@@ -33,15 +35,15 @@ MERGED_FROM = 64
 def evaluate(
     model: Model | str,
     data: VideoDataset | str,
-    attacks: Sequence[Attack],
+    attacks: Attack | str | Sequence[Attack | str],
     *,
     out: Path | str,
     batch_size: int = 8,
     save_clips: int = 12,
     strict: bool = False,
     surrogates: Sequence[Surrogate] = (),
-    codecs: Sequence[str] = (),
-    defenses: Sequence[Purifier | None] = (None,),
+    codecs: str | Sequence[str] = (),
+    defenses: Purifier | str | Sequence[Purifier | str | None] | None = (None,),
     trust: bool = False,
     title: str = "Robustness report",
     command: str = "",
@@ -57,15 +59,16 @@ def evaluate(
     Args:
         model: a model, which stays on its device, or a model spec, which is loaded onto ``device``.
         data: a data set or its spec.
-        attacks: configured attacks, each at its own budget.
+        attacks: configured attacks or their specs, each at its own budget; a single one may stand for itself.
         out: the run directory: new, empty, of the very same configuration, or of a run that failed before it had a
             result; a path, or an address that fsspec knows, such as ``s3://bucket/run``.
         batch_size: clips per batch. Batches are fixed by it; where memory runs out, a batch is attacked in halves.
         save_clips: number of clips, spread evenly over the data, whose clean and adversarial videos are kept.
         strict: end the run at the first clip that cannot be read, instead of recording it.
         surrogates: models to craft the clips on, instead of the model itself (a transfer attack).
-        codecs: re-encodings after which every clip is classified once more, e.g. ``h264:23``.
-        defenses: purifiers to put in front of the model, each in turn; None is the model as it is.
+        codecs: one or several re-encodings after which every clip is classified once more, e.g. ``h264:23``.
+        defenses: purifiers, or their specs, to put in front of the model, each in turn; None, or "none", is the
+            model as it is.
         trust: examine, when the run is finished, whether its numbers may be believed, and keep the answer in its
             ``trust.json`` (`robustvideo.evaluation.trust`).
         title: heading of the report.
@@ -88,23 +91,28 @@ def evaluate(
         engine = load_engine(engine)
     if batch_size < 1:
         raise InputError(f"A batch holds at least one clip, got batch_size={batch_size}.")
+    configured, codecs = [_attack(one) for one in _each(attacks)], _each(codecs)
     is_named = isinstance(model, str)
     model_spec = model if isinstance(model, str) else f"{type(model).__module__}.{type(model).__qualname__}"
     if isinstance(model, str):
         model = load_model(model, device=device)
+    check_model(model)
     if isinstance(data, str):
         data = load_data(data, labels=model.labels)
+    if not isinstance(data, VideoDataset):
+        raise InputError(f"{type(data).__name__} is no data set: give a spec, or what rv.load_data(spec) returns.")
     if len(data) == 0:
         raise InputError(f"The data set {data.spec} has no clips.")
-    defended = _behind(model, defenses)
-    if len(defended) < max(len(defenses), 1):
+    purifiers = [_defense(one) for one in _each(defenses)]
+    defended = _behind(model, purifiers)
+    if len(defended) < max(len(purifiers), 1):
         raise InputError("Name at least one defence, none of them twice (None is the model as it is).")
     configuration = {
         "model": model_spec,
         "model_digest": digest_of(model),
         "data": data.spec,
         "data_fingerprint": data.fingerprint(),
-        "attacks": [attack.spec for attack in attacks],
+        "attacks": [attack.spec for attack in configured],
         "batch_size": batch_size,
         "save_clips": save_clips,
         "surrogates": {surrogate.name: surrogate.digest for surrogate in surrogates},
@@ -116,7 +124,7 @@ def evaluate(
     runner = Runner(
         defended,
         data,
-        attacks,
+        configured,
         out,
         batch_size=batch_size,
         save_clips=save_clips,
@@ -158,9 +166,30 @@ def evaluate(
             run.manifest.status = "finished"
             run.save()
             if trust:
-                examine_run(run, defended, data, attacks, quiet=quiet)
+                examine_run(run, defended, data, configured, quiet=quiet)
         engine.wait()
     return open_run(out)
+
+
+def _each(given: Any) -> list[Any]:
+    """The members of a sequence; what is none, or a single word, is its own."""
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+
+
+def _attack(given: object) -> Attack:
+    if isinstance(given, str):
+        return load_attack(given)
+    if not isinstance(given, Attack):
+        raise InputError(f"{type(given).__name__} is no attack: give a spec, or what rv.load_attack(spec) returns.")
+    return given
+
+
+def _defense(given: object) -> Purifier | None:
+    if isinstance(given, str):
+        return None if given.strip() == "none" else load_defense(given)
+    if given is not None and not isinstance(given, Purifier):
+        raise InputError(f"{type(given).__name__} is no defence: give a spec, or what rv.load_defense(spec) returns.")
+    return given
 
 
 def evaluate_suite(
@@ -225,7 +254,7 @@ def _tell_doubts(run: Run, runner: Runner) -> None:
     if not doubts:
         return
     for said in doubts:
-        warnings.warn(said, stacklevel=3)
+        warnings.warn(said, RobustVideoWarning, stacklevel=3)
     run.manifest.model["doubts"] = doubts
     run.save()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from robustvideo.errors import InputError, RunConflict
 from robustvideo.evaluation.columns import Columns
 from robustvideo.evaluation.records import Record, read_records, read_table
-from robustvideo.storage import is_temporary, others_at_work, remove_leftovers, signature, write_text
+from robustvideo.storage import is_temporary, others_at_work, place, remove_leftovers, signature, write_text
 
 SCHEMA_VERSION = 1
 
@@ -83,14 +84,23 @@ class Run:
         write_text(self.path / "run.json", self.manifest.model_dump_json(indent=2) + "\n")
 
 
-def open_run(path: Path) -> Run:
+def open_run(path: str | Path) -> Run:
     """Read a run directory.
+
+    Args:
+        path: the directory; a path, or an address that fsspec knows, such as ``s3://bucket/run``.
 
     Raises:
         InputError: it is not one.
         RunConflict: it was written by a newer version.
     """
+    path = place(path)
     file = path / "run.json"
+    if (path / "training.json").is_file() and not file.is_file():
+        raise InputError(
+            f"{path} holds a training run, not an evaluation: evaluate its weights first, "
+            f"--model trained:{path}/model.safetensors."
+        )
     if not file.is_file():
         raise InputError(f"{path} is not a run directory: it has no run.json.")
     try:
@@ -114,6 +124,29 @@ def open_run(path: Path) -> Run:
 
 def _signature(manifest: Manifest) -> str:
     return signature(manifest.model_dump(mode="json", exclude={"signature"}))
+
+
+def places(runs: str | Path | Iterable[str | Path]) -> list[Path]:
+    """Where some directories lie, given as one place or as several."""
+    if isinstance(runs, str) or not isinstance(runs, Iterable):  # an address on another system is no Path
+        return [place(runs)]
+    return [place(run) for run in runs]
+
+
+def runs_in(directories: Iterable[Path]) -> list[Path]:
+    """The runs of some directories: each itself, or those inside of one that an evaluation of several models wrote.
+
+    Those inside come as they were started. A directory that is no run and has none stays, for `open_run` to refuse.
+
+    Raises:
+        InputError, RunConflict: see `open_run`.
+    """
+    found = []
+    for path in directories:
+        inside = [] if (path / "run.json").is_file() else [file.parent for file in path.glob("*/run.json")]
+        started = sorted(inside, key=lambda run: (open_run(run).manifest.created, run.name))
+        found += started or [path]
+    return found
 
 
 def start_run(path: Path, manifest: Manifest) -> Run:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from robustvideo.errors import InputError, unknown
 from robustvideo.packaged import read_yaml
-from robustvideo.spec import parse_call, parse_value
+from robustvideo.spec import Call, parse_call, parse_value
 
 if TYPE_CHECKING:
     from robustvideo.attacks import Attack
@@ -73,6 +73,15 @@ class Suite(BaseModel):
         """Whether the runs are examined: as ``trust`` says, else where there is a defence."""
         return any(text.strip() != "none" for text in self.defenses) if self.trust is None else self.trust
 
+    @property
+    def uses_eps(self) -> bool:
+        """Whether any attack is run at ``eps``.
+
+        Raises:
+            InputError: an attack that is no spec, or is unknown.
+        """
+        return not all(_has_own_budget(parse_call(text)) for text in self.attacks)
+
     def build_attacks(self) -> list[Attack]:
         """Every attack at every budget it is to be run at, with the suite's seed and precision.
 
@@ -80,7 +89,6 @@ class Suite(BaseModel):
             InputError: an unknown attack, a misspelt parameter, a value out of range, or the same attack twice.
         """
         from robustvideo.attacks import attacks
-        from robustvideo.spec import Call
 
         built = []
         for text in self.attacks:
@@ -89,8 +97,7 @@ class Suite(BaseModel):
             own.setdefault("seed", self.seed)
             if self.precision is not None:
                 own.setdefault("precision", self.precision)
-            named = {"eps", "threat"} & own.keys() or not _measured_in_pixels(attacks.get(call.name))
-            budgets = [{}] if named else [{"eps": e} for e in self.eps]
+            budgets = [{}] if _has_own_budget(call) else [{"eps": e} for e in self.eps]
             built += [attacks.build(Call(call.name, {**own, **budget})) for budget in budgets]
         _check_unlike("attack", [attack.spec for attack in built])
         return built
@@ -102,7 +109,6 @@ class Suite(BaseModel):
             InputError: an unknown defence, a misspelt parameter, a value out of range, or the same defence twice.
         """
         from robustvideo.purification import defenses
-        from robustvideo.spec import Call
 
         built: list[Purifier | None] = []
         for text in self.defenses:
@@ -113,6 +119,13 @@ class Suite(BaseModel):
             built.append(defenses.build(Call(call.name, {"seed": self.seed, **call.arguments})))
         _check_unlike("defense", ["none" if purifier is None else purifier.spec for purifier in built])
         return built
+
+
+def _has_own_budget(attack: Call) -> bool:
+    """Whether the budgets of a suite are not this attack's: it names one, or measures another thing by default."""
+    from robustvideo.attacks import attacks
+
+    return bool({"eps", "threat"} & attack.arguments.keys()) or not _measured_in_pixels(attacks.get(attack.name))
 
 
 def _measured_in_pixels(attack: type[Attack]) -> bool:
@@ -133,9 +146,13 @@ def load_suite(path: Path) -> Suite:
     """Read a suite from a YAML file, or a packaged one by its name, such as ``suites/strength``.
 
     Raises:
-        InputError: no such file, not YAML, a misspelt key, or a value out of range.
+        InputError: no such file, not YAML, a recipe or a study, a misspelt key, or a value out of range.
     """
-    return make_suite(read_yaml(path, "suite"), str(path))
+    content = read_yaml(path, "suite")
+    for (kind, command), keys in _OTHER_FILES.items():
+        if isinstance(content, dict) and keys <= content.keys():
+            raise InputError(f"{path} is a {kind}, not a suite: robustvideo {command} {path}.")
+    return make_suite(content, str(path))
 
 
 def default_suite() -> Suite:
@@ -169,6 +186,12 @@ def make_suite(content: Any, name: str) -> Suite:
             parse_codec(codec)
     return suite
 
+
+_OTHER_FILES = {
+    ("training recipe", "train"): {"model", "epochs"},
+    ("study", "reproduce"): {"rows", "columns"},
+}
+"""What else is written in YAML, the command that takes it, and the keys that tell."""
 
 _MISSING = {
     "models": "name the model, models: [embedded:r3d] in a suite, --model SPEC on the command line.",

@@ -11,17 +11,22 @@ from robustvideo.evaluation.metrics import is_recognised, norm_of
 from robustvideo.evaluation.records import CLEAN, Record, finished_items, read_table
 from robustvideo.evaluation.run import Run, open_run
 from robustvideo.evaluation.trust import load_checks
+from robustvideo.storage import place
 
 _ROUNDING = 1e-6
 
 
-def validated(path: Path) -> tuple[Run, Columns]:
+def validated(path: str | Path) -> tuple[Run, Columns]:
     """A finished run and its records, all of them there, as they were written, and of one mind.
+
+    Args:
+        path: the run directory, or its address.
 
     Raises:
         InputError: it is unfinished or damaged, or a row contradicts itself, its budget or its run.
         RunConflict: it was written by a newer version.
     """
+    path = place(path)
     run = open_run(path)
     manifest = run.manifest
     if not manifest.signature:

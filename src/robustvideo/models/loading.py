@@ -119,11 +119,15 @@ def _parse(spec: str) -> Source:
     name = spec.partition("?")[0].strip()
     if ":" in name:
         source = parse_source(spec)
+        if source.scheme.endswith(".py"):
+            raise InputError(f"Cannot load {spec!r}: did you mean 'file:{spec.strip()}'?")
         if source.scheme not in SCHEMES:
             raise unknown("model source", source.scheme, SCHEMES)
         return source
     if name in networks.entries():
         return parse_source(f"{_NAMED}:{spec.strip()}")
+    if name.endswith(".py"):
+        raise InputError(f"Cannot load {spec!r}: name its factory as well, 'file:{name}:build'.")
     exact = [known for known in catalog() if known.endswith(f":{name}")]
     if name and exact:
         raise InputError(f"Unknown model {name!r}: did you mean {' or '.join(map(repr, exact))}?")

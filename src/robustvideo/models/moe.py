@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from robustvideo.clip import Clip
-from robustvideo.errors import InputError, unknown
+from robustvideo.errors import InputError, RobustVideoWarning, unknown
 from robustvideo.model import Model, Routing, wrap
 from robustvideo.models.catalog import TORCHVISION, networks
 from robustvideo.models.small import MEAN, STD
@@ -186,6 +186,7 @@ class VideoMoE:
             warnings.warn(
                 "gate=renormalised with top=1 gives every chosen expert the weight 1: no gradient reaches the router, "
                 "so attacks on the whole model do not see it and training does not move it.",
+                RobustVideoWarning,
                 stacklevel=2,
             )
 

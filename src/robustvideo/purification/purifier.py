@@ -186,6 +186,8 @@ def load_defense(spec: str) -> Purifier:
     """Build a purifier from its spec, such as ``jpeg(quality=50)``.
 
     Raises:
-        InputError: an unknown defense, a misspelt parameter, or a value out of range.
+        InputError: an unknown defense, a misspelt parameter, or a value out of range; ``none``, which is no purifier.
     """
+    if spec.strip() == "none":
+        raise InputError("none is no purifier, it changes nothing: `robustvideo list defenses` names those that do.")
     return defenses.build(spec)

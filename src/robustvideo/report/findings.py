@@ -126,7 +126,7 @@ def cautions(series: Sequence[Series]) -> list[Caution]:
     """Everything that weakens the numbers, the serious ones first."""
     own = [(one.name, caution) for one in series for caution in _of_series(one)]
     found = _merged(own) if len(series) > 1 else [caution for _, caution in own]
-    found += _of_comparison(series)
+    found += of_comparison(series)
     return sorted(found, key=lambda c: not c.serious)
 
 
@@ -399,7 +399,8 @@ def _partial(one: Series, chosen: Budget, size: str) -> Iterator[Caution]:
         )
 
 
-def _of_comparison(series: Sequence[Series]) -> Iterator[Caution]:
+def of_comparison(series: Sequence[Series]) -> Iterator[Caution]:
+    """What weakens a comparison of several series, beside what weakens each."""
     sets = [set(s.rows.sample_id[s.rows.status == "ok"]) for s in series if s.clips]
     if len(sets) < 2:
         return

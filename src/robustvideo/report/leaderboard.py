@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
-from robustvideo.errors import InputError
+from robustvideo.errors import InputError, RunConflict
 from robustvideo.evaluation.columns import Columns
 from robustvideo.evaluation.metrics import Interval
 from robustvideo.evaluation.records import CLEAN
-from robustvideo.evaluation.run import now
+from robustvideo.evaluation.run import now, places, runs_in
 from robustvideo.evaluation.runner import NO_DEFENSE
 from robustvideo.evaluation.validated import validated
 from robustvideo.purification import answering
@@ -20,9 +20,11 @@ from robustvideo.report.page import build_report, fill
 from robustvideo.report.series import Budget, Series, by_defense, class_names, headline_budget
 from robustvideo.report.trust import SYMBOLS, trust_tables
 from robustvideo.report.wording import NOTHING, budget, norm_name
-from robustvideo.storage import slug, write_text
+from robustvideo.storage import is_temporary, place, slug, write_text
 
 UNEXAMINED = "not examined"
+
+_TITLE = "Robustness leaderboard"
 
 _WORST_FIRST = ("fail", "warn", UNEXAMINED, "pass")
 
@@ -68,7 +70,7 @@ class Table:
     entries: tuple[Entry, ...]
 
 
-def build_leaderboard(runs: Sequence[Path], out: Path) -> Path:
+def build_leaderboard(runs: str | Path | Iterable[str | Path], out: str | Path) -> Path:
     """Write ``index.html`` and a report of every run into a folder.
 
     Runs of the same weights behind the same defence on the same clips are one entry: a clip stands only if it stands
@@ -76,34 +78,50 @@ def build_leaderboard(runs: Sequence[Path], out: Path) -> Path:
     gradient is one entry. Different clips make different tables.
 
     Args:
-        runs: run directories, each finished and intact.
-        out: the site's folder; files of the same names are replaced.
+        runs: a run directory or several, or their addresses, each finished and intact; or directories with the runs of
+            several models.
+        out: the site's folder: new, empty, or that of an earlier leaderboard, whose files are replaced.
 
     Returns:
         The index.
 
     Raises:
         InputError: no run, one given twice, or one that is unfinished or damaged.
-        RunConflict: a run written by a newer version.
+        RunConflict: a run written by a newer version, or a folder of other files.
         RobustVideoError: the site cannot be written.
     """
-    if not runs:
+    given, site = runs_in(places(runs)), place(out)
+    if not given:
         raise InputError("There is no run to rank: give at least one run directory.")
-    places = [str(path.resolve()) for path in runs]
-    if len(set(places)) < len(places):
+    names = [str(path.resolve()) for path in given]
+    if len(set(names)) < len(names):
         raise InputError("A run is given twice: name every run directory once.")
-    known = [one for path in runs for one in _series(path)]
-    pages = {place: f"runs/{slug(place)}.html" for place in places}
+    _check_folder(site)
+    known = [one for path in given for one in _series(path)]
+    pages = {name: f"runs/{slug(name)}.html" for name in names}
     groups: dict[tuple[str, str], list[Series]] = {}
     for one in known:
         facts = one.run.manifest.configuration
         groups.setdefault((str(facts.get("data")), str(facts.get("data_fingerprint"))), []).append(one)
     tables = [_table(data, members, pages) for (data, _), members in groups.items()]
-    for path, place in zip(runs, places, strict=True):
-        build_report([path], out / pages[place])
-    index = out / "index.html"
-    write_text(index, fill("leaderboard.html.j2", title="Robustness leaderboard", tables=tables, date=now()))
+    index = site / "index.html"  # first, so that a folder that was left half-way is known for what it is
+    write_text(index, fill("leaderboard.html.j2", title=_TITLE, tables=tables, date=now()))
+    for path, name in zip(given, names, strict=True):
+        build_report([path], site / pages[name])
     return index
+
+
+def _check_folder(site: Path) -> None:
+    """Refuse a folder with other files than those of a leaderboard, whose index says so."""
+    index = site / "index.html"
+    if site.exists() and not site.is_dir():
+        raise InputError(f"{site} is a file: name a folder for the leaderboard.")
+    if index.is_file():
+        text = index.read_text(encoding="utf-8", errors="replace")
+        if all(mark in text for mark in ('<meta name="generator" content="robustvideo ', f"<title>{_TITLE}</title>")):
+            return
+    if site.is_dir() and any(not is_temporary(path) for path in site.iterdir()):
+        raise RunConflict(f"{site} is not empty and is not a leaderboard: choose another --out.")
 
 
 def _series(path: Path) -> list[Series]:
@@ -122,10 +140,10 @@ def _table(data: str, members: Sequence[Series], pages: dict[str, str]) -> Table
     chosen = headline_budget(merged)
     assert chosen is not None, "a validated run has an attack"
     entries = [_entry(one, own, threats, chosen, pages) for one, own in zip(merged, groups.values(), strict=True)]
-    place = threats.index(chosen)
-    entries.sort(key=lambda entry: -cell.estimate if (cell := entry.cells[place]) else 1.0)
+    column = threats.index(chosen)
+    entries.sort(key=lambda entry: -cell.estimate if (cell := entry.cells[column]) else 1.0)
     names = tuple(f"{norm_name(norm)} {budget(eps, norm)}" for norm, eps in threats)
-    return Table(data, max(one.clips for one in merged), names, place, tuple(entries))
+    return Table(data, max(one.clips for one in merged), names, column, tuple(entries))
 
 
 def _itself(defense: str) -> str:
@@ -155,7 +173,7 @@ def _attacked_through(one: Series) -> pa.Table:
 def _entry(
     one: Series, own: Sequence[Series], threats: Sequence[Budget], chosen: Budget, pages: dict[str, str]
 ) -> Entry:
-    places = dict.fromkeys(member.run.path.resolve() for member in own)  # a run may hold two gradient modes
+    own_runs = dict.fromkeys(member.run.path.resolve() for member in own)  # a run may hold two gradient modes
     found = [(table.verdict, table.summary) for table in trust_tables(own)]
     if len(found) < len(own):
         found.append((UNEXAMINED, ""))
@@ -168,5 +186,5 @@ def _entry(
         next((symbol for grade, symbol in SYMBOLS.items() if grade == verdict), NOTHING),
         checks,
         tuple(summary.title for summary in one.at(chosen)),
-        tuple((place.name, pages[str(place)]) for place in places),
+        tuple((path.name, pages[str(path)]) for path in own_runs),
     )

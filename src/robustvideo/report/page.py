@@ -8,7 +8,7 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -22,13 +22,13 @@ from robustvideo import __version__
 from robustvideo.errors import InputError
 from robustvideo.evaluation.metrics import norm_of, titled
 from robustvideo.evaluation.records import Record, finished_items
-from robustvideo.evaluation.run import Run
+from robustvideo.evaluation.run import Run, places, runs_in
 from robustvideo.report import figures, tables, wording
 from robustvideo.report.clips import FPS, Preview, choose, load_preview
 from robustvideo.report.findings import Headline, cautions, difference_phrase, headline
 from robustvideo.report.series import Budget, Series, load_series
 from robustvideo.report.trust import trust_tables
-from robustvideo.storage import is_local, write_text
+from robustvideo.storage import is_local, place, write_text
 
 CLIPS = 12
 """Saved clips that a page shows."""
@@ -81,14 +81,15 @@ class Details:
     budget: str
 
 
-def build_report(runs: Sequence[Path], out: Path | None = None) -> Path:
+def build_report(runs: str | Path | Iterable[str | Path], out: str | Path | None = None) -> Path:
     """Write one self-contained page about one run, or one that compares several.
 
     The page needs no network and no file beside it; previews of saved clips are inside it.
 
     Args:
-        runs: run directories; unfinished ones are reported as far as they have come.
-        out: the file to write, or a directory for a ``report.html``. Default: ``report.html`` in the run, or
+        runs: a run directory or several, or their addresses; unfinished ones are reported as far as they have come. Of
+            a directory with the runs of several models, which `evaluate_suite` writes, these are compared.
+        out: the file to write, or a directory for a ``report.html``. Default: ``report.html`` in the directory, or
             ``comparison.html`` beside the first of several.
 
     Returns:
@@ -99,14 +100,16 @@ def build_report(runs: Sequence[Path], out: Path | None = None) -> Path:
         RunConflict: a run written by a newer version.
         RobustVideoError: the page cannot be written.
     """
-    if not runs:
+    given = places(runs)
+    if not given:
         raise InputError("There is no run to report: give at least one run directory.")
     if out is None:
-        out = runs[0] / "report.html" if len(runs) == 1 else runs[0].resolve().parent / "comparison.html"
-    elif out.is_dir():
-        out = out / "report.html"
-    write_text(out, render(load_series(runs), out.parent))
-    return out
+        page = given[0] / "report.html" if len(given) == 1 else given[0].resolve().parent / "comparison.html"
+    else:
+        page = place(out)
+        page = page / "report.html" if page.is_dir() else page
+    write_text(page, render(load_series(runs_in(given)), page.parent))
+    return page
 
 
 def render(series: Sequence[Series], folder: Path) -> str:

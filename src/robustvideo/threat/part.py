@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -98,6 +99,8 @@ class Part(ThreatModel):
     stored: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.eps, Real):
+            raise InputError(f"A budget is a number, such as 8 / 255, got {self.eps!r}.")
         if not 0 < self.eps < math.inf:
             raise InputError(f"A budget must be positive, got eps={self.eps:g}: there is nothing to attack at 0.")
         if self.modality == "audio" and not isinstance(self.support, Everywhere):

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from robustvideo.clip import Clip
 from robustvideo.data.dataset import UnusableClip, VideoDataset
-from robustvideo.errors import InputError
+from robustvideo.errors import InputError, RobustVideoWarning
 from robustvideo.randomness import seed_for
 from robustvideo.threat import GRID
 
@@ -137,7 +137,8 @@ class Clips(Dataset[Stored]):
             except UnusableClip:
                 continue
             self._stand_ins[index] = place
-            warnings.warn(f"{failure} It is left out; {item.ids[0]} takes its place in training.", stacklevel=3)
+            sentence = f"{failure} It is left out; {item.ids[0]} takes its place in training."
+            warnings.warn(sentence, RobustVideoWarning, stacklevel=3)
             return item
         raise failure
 
