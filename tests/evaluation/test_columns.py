@@ -82,6 +82,7 @@ def record(draw: st.DrawFn) -> Record:
         ssim=draw(st.floats(0, 1)),
         psnr=draw(st.floats(9, 99) | st.just(math.inf)),
         frames_touched=draw(number),
+        audio_snr_db=draw(st.none() | st.floats(-9, 99) | st.just(-math.inf)),
         threat=threat,
         target=draw(st.integers(-1, 2)),
         loss_trace=draw(LOSSES),
@@ -141,8 +142,14 @@ def test_summaries(rows: list[Record]) -> None:
         def mean(name: str, of: list[Record] = won) -> float:
             return fmean(getattr(r, name) for r in of) if of else math.nan
 
+        psnr = [r.psnr for r in won]
+        changed = [value for value in psnr if math.isfinite(value)] or psnr
+        heard = [r.audio_snr_db for r in won if r.audio_snr_db is not None]
+        loud = [value for value in heard if math.isfinite(value)] or heard
+        if len(loud) < len(won) and not any(map(math.isfinite, loud)):
+            loud = []  # of some unchanged sound and some over silence there is no mean
         targeted = any(r.target >= 0 for r in usable(own))
-        names = ("linf", "l2", "l21", "ssim", "psnr", "frames_touched")
+        names = ("linf", "l2", "l21", "ssim", "frames_touched")
         expected.append(
             {
                 **{"defense": defense, "norm": norm, "eps": eps, "attack": attack, "surrogate": surrogate},
@@ -158,6 +165,8 @@ def test_summaries(rows: list[Record]) -> None:
                 "successes": len(won),
                 "iterations": mean("first_success_step"),
                 **{name: mean(name) for name in names},
+                "psnr": fmean(changed) if changed else math.nan,
+                "audio_snr_db": fmean(loud) if loud else math.nan,
                 "forward_passes": sum(r.forward_passes for r in usable(own)),
                 "backward_passes": sum(r.backward_passes for r in usable(own)),
                 "seconds": math.fsum(r.seconds for r in usable(own)),
