@@ -195,7 +195,7 @@ class Attack(ABC):
         """
         with self._posed(model, clip, labels, eps, masks) as problem:
             result = self.solve(problem)
-        self._must_be_lawful(problem, result.clip)
+        self.must_be_lawful(problem, result.clip)
         return result
 
     @final
@@ -206,12 +206,16 @@ class Attack(ABC):
         """
         with self._posed(model, clip, labels, eps, None) as problem:
             crafted = self.solve_unjudged(problem)
-        self._must_be_lawful(problem, crafted)
+        self.must_be_lawful(problem, crafted)
         return crafted
 
     @abstractmethod
     def solve(self, problem: Problem) -> AttackResult:
-        """Search for adversarial clips. The model is frozen and in evaluation mode."""
+        """Search for adversarial clips. The model is frozen and in evaluation mode.
+
+        The problem is one that `restrict` has seen, without a reference. Who hands a problem on to another attack's
+        `solve`, as an ensemble does, sees to both.
+        """
 
     def solve_unjudged(self, problem: Problem) -> Clip:
         """The clips that `solve` finds. To be overridden where the search itself does not ask for the last verdict."""
@@ -297,6 +301,16 @@ class Attack(ABC):
         )
         return self.restrict(posed)
 
+    @final
+    def must_be_lawful(self, problem: Problem, found: Clip) -> None:
+        """Raise `ConstraintViolated` unless clips are within the threat model of their problem."""
+        lawful = problem.threat.verify(problem.clip, found, problem.masks, problem.eps)
+        if not lawful.all():
+            name = problem.clip.ids[int((~lawful).nonzero()[0])]
+            raise ConstraintViolated(
+                f"{self.spec} left its threat model on clip {name}: this is a bug, please report it."
+            )
+
     @contextmanager
     def _posed(
         self,
@@ -315,14 +329,6 @@ class Attack(ABC):
             torch.autocast(clip.device.type, enabled=False),
         ):
             yield self.problem(model, clip.detach(), labels.long().clone(), eps, masks)
-
-    def _must_be_lawful(self, problem: Problem, found: Clip) -> None:
-        lawful = problem.threat.verify(problem.clip, found, problem.masks, problem.eps)
-        if not lawful.all():
-            name = problem.clip.ids[int((~lawful).nonzero()[0])]
-            raise ConstraintViolated(
-                f"{self.spec} left its threat model on clip {name}: this is a bug, please report it."
-            )
 
 
 attacks: Registry[Attack] = Registry("attack", "attacks", "robustvideo.attacks")
