@@ -148,6 +148,29 @@ def test_early_stop_and_all_steps_agree_on_success(attack: type) -> None:
         assert (full.margin >= stopped.margin - 1e-9).all()
 
 
+@pytest.mark.parametrize("early_stop", [True, False])
+def test_fgsm_takes_its_step_wherever_it_leads(early_stop: bool) -> None:
+    """It overshoots into a smaller margin, and is the attack all the same: for another model, a clean clip is none."""
+    clip, labels = Clip(torch.full((1, 3, 2, 6, 8), 128 / 255, dtype=torch.float64)), torch.zeros(1, dtype=torch.long)
+    result = FGSM(Linf(8 / 255), early_stop=early_stop)(Peak(), clip, labels)
+    assert torch.allclose(result.clip.video - clip.video, torch.full_like(clip.video, 8 / 255))
+    assert float(result.margin) == pytest.approx(-3)
+
+
+def test_a_step_that_undoes_a_success_is_no_success() -> None:
+    clip, labels = Clip(torch.full((1, 3, 2, 6, 8), 130 / 255, dtype=torch.float64)), torch.zeros(1, dtype=torch.long)
+    result = FGSM(Linf(8 / 255), early_stop=False)(Peak(), clip, labels)
+    assert (result.success.tolist(), result.first_success_step.tolist()) == ([False], [-1])
+    assert FGSM(Linf(8 / 255))(Peak(), clip, labels).success.tolist() == [True]
+
+
+class Peak(TwoClass):
+    """The margin over the mean brightness: positive within two grey levels of 131, and falling from there."""
+
+    def value(self, clip: Clip) -> Tensor:
+        return 2 - (clip.video.flatten(1).mean(1) * 255 - 131).abs()
+
+
 class Bump(TwoClass):
     """The margin over the mean brightness, in grey levels above 128: up to a hill at 4, a valley, then far up."""
 
