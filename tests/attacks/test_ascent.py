@@ -51,6 +51,7 @@ def test_first_success_step_is_the_number_of_steps_taken(staircase) -> None:
     result = ifgsm()(model, clip, labels)
     assert result.first_success_step.tolist() == [-1 if n > 8 else n for n in needed]
     assert result.success.tolist() == [n <= 8 for n in needed]
+    assert result.steps.tolist() == [min(n, 8) for n in needed]
 
 
 def test_first_success_step_does_not_depend_on_early_stop(staircase) -> None:
@@ -59,6 +60,7 @@ def test_first_success_step_does_not_depend_on_early_stop(staircase) -> None:
     full = ifgsm(early_stop=False)(model, clip, labels)
     assert torch.equal(stopped.success, full.success)
     assert torch.equal(stopped.first_success_step, full.first_success_step)
+    assert full.steps.tolist() == [8] * 6
 
 
 def test_without_early_stop_the_loss_trace_is_whole(staircase) -> None:

@@ -116,6 +116,10 @@ def test_the_member_that_broke_a_clip_is_named_and_masking_shows() -> None:
     assert result.broken_by.tolist() == [0, 3, -1]
     assert result.without_gradient.tolist() == [False, True, False]
     assert result.success.tolist() == [True, True, False]
+    before = 20 + 30 + 10  # the steps of the members before square count
+    at_once, late, never = result.first_success_step.tolist()
+    assert (0 < at_once <= 20, before <= late < before + 399, never) == (True, True, -1)
+    assert result.steps.tolist()[2] == before + 399
 
 
 def test_a_model_that_rounds_its_output_is_broken_by_square_alone() -> None:

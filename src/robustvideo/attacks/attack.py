@@ -108,9 +108,11 @@ class AttackResult:
     Attributes:
         clip: the adversarial clips: stored on the grid, verified against the threat model.
         success: (B,) bool, from ``logits``.
-        first_success_step: (B,) gradient steps taken when the clip first succeeded; -1 if it never did. Of a clip
-            that succeeds, but is not verified on the way because it takes all steps, the step at which its margin
+        first_success_step: (B,) gradient steps taken when the clip first succeeded; -1 if it never did. Those of earlier
+            starts, targets and members of an ensemble count; what takes no gradients counts its queries or rounds. Of a
+            clip that succeeds, but is not verified on the way because it takes all steps, the step at which its margin
             was first positive.
+        steps: (B,) steps taken in all, in the same unit.
         loss_trace: (B, steps) objective at each step of the run that gave ``clip``; NaN after a clip was done.
         forward_passes, backward_passes: (B,) passes of each clip through the model, verdicts included.
         logits: (B, K) of the model on ``clip``, in its own precision.
@@ -120,6 +122,7 @@ class AttackResult:
     clip: Clip
     success: Tensor
     first_success_step: Tensor
+    steps: Tensor
     loss_trace: Tensor
     forward_passes: Tensor
     backward_passes: Tensor

@@ -22,6 +22,9 @@ from robustvideo.storage import local_copy, slug, write_atomically
 
 R = TypeVar("R")
 
+_KIND = "all steps, counted"
+"""What is crafted under a spec. Where that changes, it changes: what an early version kept is then not taken for it."""
+
 
 def craft(attack: Attack, model: Model, clip: Clip, labels: Tensor) -> AttackResult:
     """Attack a batch; where memory runs out, in halves."""
@@ -81,7 +84,7 @@ class Surrogate:
 
     def craft(self, attack: Attack, clip: Clip, labels: Tensor) -> AttackResult:
         """The surrogate's adversarial clips, whether or not it is fooled by them; see `craft_for_others`."""
-        said = (self.name, self.digest, "all steps", attack.spec, *clip.ids, *map(str, labels.tolist()))
+        said = (self.name, self.digest, _KIND, attack.spec, *clip.ids, *map(str, labels.tolist()))
         key = slug("\x1f".join(said))
         path = self.folder / f"{key}.safetensors"
         if path.exists():
@@ -99,13 +102,12 @@ def transferred(result: AttackResult, target: Model, labels: Tensor, targeted: b
     """
     with at_rest(target):
         verdict = judge(target, result.clip, labels, targeted)
-    last = (~result.loss_trace.isnan()).sum(1)
     return replace(
         result,
         success=verdict.success,
         logits=verdict.logits,
         margin=verdict.margin,
-        first_success_step=torch.where(verdict.success, last, -1),
+        first_success_step=torch.where(verdict.success, result.steps, -1),
     )
 
 

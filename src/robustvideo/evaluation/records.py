@@ -51,7 +51,8 @@ class Record:
         adversarial_prediction: class of the stored adversarial clip, in fp32; -1 likewise.
         success: the model is wrong about the stored clip (targeted: it says the target). A clip that is
             misclassified without any attack counts as a success at step 0 and is not attacked.
-        first_success_step: gradient steps taken when it first succeeded; -1 if it never did.
+        first_success_step: gradient steps taken when it first succeeded, those of earlier starts, targets and members of an
+            ensemble included (in rows of early versions they are not); -1 if it never did.
         forward_passes, backward_passes: passes of this clip through the model, verdicts included.
         seconds: wall time of the clip's batch, divided by its size.
         linf, l2, l21, ssim, psnr, frames_touched: the stored change (see `robustvideo.distances`).
