@@ -108,10 +108,10 @@ class AttackResult:
     Attributes:
         clip: the adversarial clips: stored on the grid, verified against the threat model.
         success: (B,) bool, from ``logits``.
-        first_success_step: (B,) gradient steps taken when the clip first succeeded; -1 if it never did. Those of earlier
-            starts, targets and members of an ensemble count; what takes no gradients counts its queries or rounds. Of a
-            clip that succeeds, but is not verified on the way because it takes all steps, the step at which its margin
-            was first positive.
+        first_success_step: (B,) gradient steps taken when the clip first succeeded; -1 if it never did. Those of
+            earlier starts, targets and members of an ensemble count; what takes no gradients counts its queries or
+            rounds. Of a clip that succeeds, but is not verified on the way because it takes all steps, the step at
+            which its margin was first positive.
         steps: (B,) steps taken in all, in the same unit.
         loss_trace: (B, steps) objective at each step of the run that gave ``clip``; NaN after a clip was done.
         forward_passes, backward_passes: (B,) passes of each clip through the model, verdicts included.
