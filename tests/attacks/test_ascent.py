@@ -51,6 +51,7 @@ def test_first_success_step_is_the_number_of_steps_taken(staircase) -> None:
     result = ifgsm()(model, clip, labels)
     assert result.first_success_step.tolist() == [-1 if n > 8 else n for n in needed]
     assert result.success.tolist() == [n <= 8 for n in needed]
+    assert result.steps.tolist() == [min(n, 8) for n in needed]
 
 
 def test_first_success_step_does_not_depend_on_early_stop(staircase) -> None:
@@ -59,6 +60,7 @@ def test_first_success_step_does_not_depend_on_early_stop(staircase) -> None:
     full = ifgsm(early_stop=False)(model, clip, labels)
     assert torch.equal(stopped.success, full.success)
     assert torch.equal(stopped.first_success_step, full.first_success_step)
+    assert full.steps.tolist() == [8] * 6
 
 
 def test_without_early_stop_the_loss_trace_is_whole(staircase) -> None:
@@ -146,6 +148,29 @@ def test_early_stop_and_all_steps_agree_on_success(attack: type) -> None:
         full = attack(threat, steps=7, early_stop=False)(Needle(), clip, labels)
         assert stopped.success.tolist() == full.success.tolist(), (attack.__name__, threat)
         assert (full.margin >= stopped.margin - 1e-9).all()
+
+
+@pytest.mark.parametrize("early_stop", [True, False])
+def test_fgsm_takes_its_step_wherever_it_leads(early_stop: bool) -> None:
+    """It overshoots into a smaller margin, and is the attack all the same: for another model, a clean clip is none."""
+    clip, labels = Clip(torch.full((1, 3, 2, 6, 8), 128 / 255, dtype=torch.float64)), torch.zeros(1, dtype=torch.long)
+    result = FGSM(Linf(8 / 255), early_stop=early_stop)(Peak(), clip, labels)
+    assert torch.allclose(result.clip.video - clip.video, torch.full_like(clip.video, 8 / 255))
+    assert float(result.margin) == pytest.approx(-3)
+
+
+def test_a_step_that_undoes_a_success_is_no_success() -> None:
+    clip, labels = Clip(torch.full((1, 3, 2, 6, 8), 130 / 255, dtype=torch.float64)), torch.zeros(1, dtype=torch.long)
+    result = FGSM(Linf(8 / 255), early_stop=False)(Peak(), clip, labels)
+    assert (result.success.tolist(), result.first_success_step.tolist()) == ([False], [-1])
+    assert FGSM(Linf(8 / 255))(Peak(), clip, labels).success.tolist() == [True]
+
+
+class Peak(TwoClass):
+    """The margin over the mean brightness: positive within two grey levels of 131, and falling from there."""
+
+    def value(self, clip: Clip) -> Tensor:
+        return 2 - (clip.video.flatten(1).mean(1) * 255 - 131).abs()
 
 
 class Bump(TwoClass):

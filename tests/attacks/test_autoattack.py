@@ -7,18 +7,25 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from torch import Tensor
-from toys import ConvNet, Linear, Stairs, TwoClass, Watched, alternating, clips, signs, weights
+from toys import SHAPE, Able, ConvNet, Linear, Stairs, TwoClass, Watched, alternating, clips, mixture, signs, weights
 
 from robustvideo.attacks import FGSM, PGD, Noise, load_attack
 from robustvideo.attacks.apgd import APGDCE, APGDDLR, APGDT
-from robustvideo.attacks.attack import Attack, AttackResult, Problem
+from robustvideo.attacks.attack import Attack, AttackResult, Problem, judge
 from robustvideo.attacks.autoattack import AutoAttack, AutoAttackResult
+from robustvideo.attacks.deepsava import DeepSAVA
+from robustvideo.attacks.experts import PGDE, TLAE
 from robustvideo.attacks.fab import FABT
+from robustvideo.attacks.flickering import Flickering
+from robustvideo.attacks.joint import JTLGA
+from robustvideo.attacks.masked import FrameBorder, MaskedPGD
+from robustvideo.attacks.router import PGDR, TLAR
 from robustvideo.attacks.square import Square
+from robustvideo.attacks.tla import TLAM
 from robustvideo.clip import Clip
-from robustvideo.errors import InputError
+from robustvideo.errors import ConstraintViolated, InputError
 from robustvideo.model import Model
-from robustvideo.threat import L2, L21, Joint, Linf, ThreatModel
+from robustvideo.threat import L2, L21, Joint, Linf, ThreatModel, WarpAndNoise
 
 EPS = 4 / 255
 MEMBERS: tuple[Attack, ...] = (FGSM(), APGDCE(steps=30), Square(queries=80))
@@ -109,6 +116,10 @@ def test_the_member_that_broke_a_clip_is_named_and_masking_shows() -> None:
     assert result.broken_by.tolist() == [0, 3, -1]
     assert result.without_gradient.tolist() == [False, True, False]
     assert result.success.tolist() == [True, True, False]
+    before = 20 + 30 + 10  # the steps of the members before square count
+    at_once, late, never = result.first_success_step.tolist()
+    assert (0 < at_once <= 20, before <= late < before + 399, never) == (True, True, -1)
+    assert result.steps.tolist()[2] == before + 399
 
 
 def test_a_model_that_rounds_its_output_is_broken_by_square_alone() -> None:
@@ -218,6 +229,73 @@ def test_its_spec_builds_it(spec: str) -> None:
 def test_what_makes_no_sense_is_refused(build) -> None:
     with pytest.raises(InputError):
         build()
+
+
+@pytest.mark.parametrize(
+    ("member", "threat"),
+    [
+        (MaskedPGD(ratio=0.3, steps=3, seed=2), Linf(0.3)),
+        (FrameBorder(ratio=0.4, steps=3), Linf(0.3)),
+        (Flickering(steps=3, optimizer="sign"), Linf(0.3)),
+        (PGDR(steps=3), Linf(EPS)),
+        (PGDE(steps=3), Linf(EPS)),
+        (TLAM(steps=3), Linf(EPS)),
+        (TLAM(steps=3, lam=0.0), Linf(EPS)),
+        (TLAR(steps=3), Linf(EPS)),
+        (TLAE(steps=3), Linf(EPS)),
+        (JTLGA(steps=3), Linf(EPS)),
+        (DeepSAVA(steps=3), WarpAndNoise(0.08)),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_member_attacks_as_it_would_alone(member: Attack, threat: ThreatModel) -> None:
+    """Its region, its parametrisation and what it remembers of the clean clips are its own, first in line or second."""
+    shape = (3, 4, 40, 40) if isinstance(member, FrameBorder) else SHAPE
+    model: Model = Able().double() if shape != SHAPE else mixture()
+    clip = clips(3, shape=shape)
+    with torch.no_grad():
+        labels = model.eval()(clip).argmax(1)
+    alone = replace(member, threat=threat, early_stop=False, seed=member.seed + 5)(model, clip, labels)
+    options = {"early_stop": False, "seed": 5}
+    first = run(custom(threat, (member,), **options), model, clip, labels)
+    assert torch.equal(first.clip.video, alone.clip.video)
+    assert torch.equal(first.forward_passes, alone.forward_passes)
+    second = run(custom(threat, (Idle(), member), **options), model, clip, labels)
+    better = alone.success | (alone.margin > judge(model, clip, labels).margin)
+    assert torch.equal(second.clip.video[better], alone.clip.video[better])
+    assert torch.equal(second.member_forward_passes[:, 1], alone.forward_passes)
+
+
+@dataclass(frozen=True)
+class Idle(Attack):
+    """Changes nothing."""
+
+    registered_name = "idle"
+
+    def solve(self, problem: Problem) -> AttackResult:
+        return Noise().solve(replace(problem, eps=tuple(torch.zeros_like(e) for e in problem.eps)))
+
+
+def test_a_member_may_not_leave_the_budget_of_the_ensemble() -> None:
+    """Nor its own region, which the ensemble does not know."""
+    model, clip, labels = mixed()
+    with pytest.raises(InputError, match="share the budget"):
+        custom(WarpAndNoise(0.08), (DeepSAVA(steps=1, constraint="stop"),))(model, clip, labels)
+    with pytest.raises(ConstraintViolated, match="strays"):
+        custom(Linf(EPS), (Strays(),))(model, clip, labels)
+
+
+@dataclass(frozen=True)
+class Strays(Attack):
+    """Promises to change nothing, and does."""
+
+    registered_name = "strays"
+
+    def restrict(self, problem: Problem) -> Problem:
+        return replace(problem, eps=tuple(torch.zeros_like(e) for e in problem.eps))
+
+    def solve(self, problem: Problem) -> AttackResult:
+        return Noise().solve(replace(problem, eps=tuple(e + EPS for e in problem.eps)))
 
 
 # --- whole line-ups, small ---

@@ -283,8 +283,28 @@ def test_an_expectation_of_an_average_is_the_mean_over_the_draws(packed: int | N
     found = Expectation(inner, 7, packed)(problem, Margin(), start(problem), 5)
     draws = []
     for n in range(7):
-        named = replace(problem, clip=replace(problem.clip, ids=tuple(f"{i}/5/{n}" for i in problem.clip.ids)))
+        named = replace(problem, clip=replace(problem.clip, ids=tuple(f"{i}/0/5/{n}" for i in problem.clip.ids)))
         draws.append(inner(named, Margin(), start(problem), 5).gradients[0])
     assert torch.allclose(found.gradients[0], torch.stack(draws).mean(0), rtol=1e-12, atol=1e-15)
     assert not torch.allclose(draws[0], draws[1])
     assert (found.forwards, found.backwards) == (28, 28)
+
+
+@pytest.mark.parametrize("options", [{"eot": 2}, {"fresh_draws": True}, {"eot_noise": 0.01}], ids=str)
+def test_every_restart_and_every_seed_draws_anew_and_no_copy_has_the_draws_of_the_verdict(options) -> None:
+    def names(**others: object) -> tuple[list[str], int]:
+        model, clip = Watched(Smooth()), replace(clips(1), ids=("a",))
+        attack = PGD(Linf(1 / 255), steps=3, early_stop=False, **{**options, **others})  # type: ignore[arg-type]
+        attack(model, clip, torch.tensor([0]))
+        called = [name for ids in model.tally.calls for name in ids]
+        return [name for name in called if name != "a"], called.count("a")
+
+    copies = options.get("eot", 1)
+    one, verdicts = names()
+    assert len(set(one)) == len(one) == 3 * copies
+    assert verdicts >= 1
+    several, _ = names(restarts=2)
+    assert len(set(several)) == len(several) == 2 * len(one)
+    assert several[: len(one)] == one
+    assert not set(names(seed=1)[0]) & set(one)
+    assert names() == (one, verdicts)

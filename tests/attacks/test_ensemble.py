@@ -13,8 +13,10 @@ from toys import ConvNet, Linear, Watched, clips, problem_for, weights
 from robustvideo.attacks import IFGSM
 from robustvideo.attacks.attack import Problem
 from robustvideo.attacks.gradients import Estimate, plain
+from robustvideo.attacks.lipschitz import LipschitzTerm
 from robustvideo.attacks.mean_loss import MeanLoss
-from robustvideo.attacks.objectives import CrossEntropy, Margin, Objective
+from robustvideo.attacks.objectives import CrossEntropy, Divergence, Margin, Objective
+from robustvideo.attacks.tla import TLAM, WholeLoss
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError
 from robustvideo.model import Model, at_rest, wrap
@@ -165,6 +167,31 @@ def test_every_member_keeps_its_own_reference() -> None:
     moved = [(m(other) - m(clips(3))).square().sum(1) for m in members]
     assert torch.allclose(value, 0.25 * moved[0] + 0.75 * moved[1])
     assert not MeanLoss(Drift())(asked, clips(3))[0].any()
+
+
+@dataclass(frozen=True)
+class MeanLossTLA(TLAM):
+    def objective(self) -> Objective:
+        return MeanLoss(super().objective())
+
+
+def test_an_objective_that_is_referenced_once_for_all_restarts_may_be_averaged() -> None:
+    """Its members' references are kept apart, though it is asked for them again at every start."""
+    members = nets(2)
+    options = {"lam": 1.0, "steps": 3, "restarts": 2, "early_stop": False}
+    found = MeanLossTLA(**options)(Ensemble(members, weights=[1, 0]), clips(3), LABELS)
+    expected = TLAM(**options)(members[0], clips(3), LABELS)
+    assert torch.equal(found.clip.video, expected.clip.video)
+
+
+@pytest.mark.parametrize("objective", [Divergence(), WholeLoss(LipschitzTerm(1.0))], ids=["kl", "tla"])
+def test_members_are_compared_with_themselves(objective: Objective) -> None:
+    """What a member says of the clean clips, not what the ensemble does."""
+    members = nets(2)
+    reference = MeanLoss(objective).reference(problem(Ensemble(members)))
+    assert len(reference) == 2
+    for said, member in zip(reference.values(), members, strict=True):
+        assert torch.allclose(said, member(clips(3)))
 
 
 def test_what_members_agree_on_is_the_ensemble_s() -> None:

@@ -9,7 +9,7 @@ from toys import ConvNet, Linear, Smooth, Watched, alternating, clips, problem_f
 
 from robustvideo.attacks import IFGSM, PGD
 from robustvideo.attacks.attack import Problem
-from robustvideo.attacks.gradients import plain
+from robustvideo.attacks.gradients import finite, plain
 from robustvideo.attacks.objectives import CrossEntropy, Margin, Objective
 from robustvideo.clip import Clip
 from robustvideo.model import Model
@@ -94,7 +94,7 @@ class Poles(Linear):
         return super().value(clip) + centred[:, 0].flatten(1).sqrt().sum(1)
 
 
-def test_ignored_parts_cut_graphs_and_poles_give_zeros() -> None:
+def test_ignored_parts_and_cut_graphs_give_zeros_and_poles_something_finite() -> None:
     clip, labels = clips(2, samples=10), alternating(2)
     joint = Joint((Linf(8 / 255), Linf(0.01, modality="audio")))
     zeros = tuple(p.zeros(clip.signal(p.modality)) for p in joint.parts)
@@ -107,6 +107,38 @@ def test_ignored_parts_cut_graphs_and_poles_give_zeros() -> None:
     poles = plain(problem_for(Poles(weights()), clip, labels, joint), CrossEntropy(), zeros)
     assert all(g.isfinite().all() for g in poles.gradients)
     assert (poles.gradients[0][:, 1:] != 0).all()
+
+
+class Flat(Model):
+    """Logits by one linear layer, which autocast runs in low precision."""
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.layer = torch.nn.Linear(weight.numel(), 2, bias=False)
+        self.layer.weight.data = torch.stack([-weight.flatten() / 2, weight.flatten() / 2])
+
+    def forward(self, clip: Clip) -> Tensor:
+        return self.layer(clip.video.flatten(1))
+
+
+def test_gradients_that_overflow_in_fp16_stay_the_largest_and_keep_their_sign() -> None:
+    weight = weights(dtype=torch.float32)
+    weight[:, 1] *= 200  # times the scale of fp16, more than it can hold
+    clip, labels = clips(2, dtype=torch.float32), alternating(2)
+    problem = problem_for(Flat(weight), clip, labels, Linf(8 / 255), precision="fp16")
+    (found,) = plain(problem, Margin(), (torch.zeros_like(clip.video),)).gradients
+    assert found.isfinite().all()
+    for row, sign in enumerate((1, -1)):
+        assert torch.equal(found[row].sign(), sign * weight.sign())
+        assert found[row].abs().max() == found[row, :, 1].abs().max()
+
+
+def test_an_infinite_gradient_is_as_large_as_the_largest_of_its_own_clip() -> None:
+    inf, nan = torch.inf, torch.nan
+    raw = torch.tensor([[3.0, -inf, nan, inf], [-0.5, inf, 0.25, 0.0], [inf, -inf, nan, 0.0], [1.0, -2.0, 0.0, 4.0]])
+    expected = [[3.0, -3.0, 0.0, 3.0], [-0.5, 0.5, 0.25, 0.0], [1.0, -1.0, 0.0, 0.0], [1.0, -2.0, 0.0, 4.0]]
+    assert finite(raw).tolist() == expected
+    assert torch.equal(finite(raw[1:2]), finite(raw)[1:2])
 
 
 class Spy(Model):

@@ -37,7 +37,7 @@ def some_clips(attack: Attack, dtype: torch.dtype = torch.float64, batch: int = 
 
 
 def same(one: AttackResult, rows: list[int], other: AttackResult, other_rows: list[int]) -> None:
-    for name in ("success", "first_success_step", "forward_passes", "backward_passes"):
+    for name in ("success", "first_success_step", "steps", "forward_passes", "backward_passes"):
         assert getattr(one, name)[rows].tolist() == getattr(other, name)[other_rows].tolist(), name
     differing = int((one.clip.video[rows] != other.clip.video[other_rows]).sum())
     assert differing == 0
@@ -81,6 +81,7 @@ def test_the_result_is_lawful_and_its_verdict_is_the_model_s(name: str) -> None:
     assert torch.equal(verdict.success, result.success)
     assert torch.allclose(verdict.logits.detach(), result.logits)
     assert ((result.first_success_step >= 0) == result.success).all()
+    assert (result.first_success_step <= result.steps).all()
     assert result.clip.ids == clip.ids
     assert not result.clip.video.requires_grad
     assert not result.logits.requires_grad

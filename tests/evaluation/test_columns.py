@@ -61,7 +61,7 @@ def record(draw: st.DrawFn) -> Record:
         )
     )
     codecs = draw(st.lists(st.sampled_from(["mjpeg:5", "h264:23"]), unique=True))
-    number = st.integers(0, 9)
+    number, trace = st.integers(0, 9), draw(LOSSES)
     return Record(
         sample_id=draw(st.sampled_from("abcd")),
         label=draw(CLASSES),
@@ -85,7 +85,9 @@ def record(draw: st.DrawFn) -> Record:
         audio_snr_db=draw(st.none() | st.floats(-9, 99) | st.just(-math.inf)),
         threat=threat,
         target=draw(st.integers(-1, 2)),
-        loss_trace=draw(LOSSES),
+        loss_trace=trace,
+        steps=draw(st.none() | st.integers(0, 6)),
+        trace_steps=draw(st.none() | st.just(len(trace))),
         status=draw(st.sampled_from(["ok", "ok", "ok", "unusable"])),
         surrogate=draw(st.sampled_from(["", "", "embedded:r3d"])),
         codecs=codecs,
@@ -210,7 +212,8 @@ def test_curves_and_counts(rows: list[Record]) -> None:
     assert success_after_codecs(columns) == shares
     assert list(success_after_codecs(columns)) == list(tried)
 
-    steps = max((max(len(r.loss_trace), r.first_success_step) for r in read), default=-1)
+    taken = (len(r.loss_trace) if r.steps is None else r.steps for r in read)
+    steps = max((max(steps, r.first_success_step) for steps, r in zip(taken, read, strict=True)), default=-1)
     turned = [r.first_success_step for r in read if r.success and r.first_success_step >= 0]
     standing = [(len(read) - sum(t <= step for t in turned)) / len(read) for step in range(steps + 1)]
     assert standing_by_step(columns) == standing
@@ -248,36 +251,45 @@ def test_an_item_that_two_files_have_is_read_once_and_items_are_in_order(tmp_pat
     assert read_records(tmp_path / "nothing") == []
 
 
-def test_files_of_early_versions_lack_the_loudness_of_the_sound(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("lacking", "digest"),
+    [
+        (["audio_snr_db", "audio_relative_db", "steps", "trace_steps"], b"08728b989aace7728d6a1cd79b00c305"),
+        (["steps", "trace_steps"], b"586d3466a9149b280f5402da6cbf45a9"),
+    ],
+)
+def test_files_of_early_versions_lack_columns(tmp_path: Path, lacking: list[str], digest: bytes) -> None:
     item = "0000000-001"
     plain = Record(
         "a", 0, "pgd", 0.1, "none", 0, 0, 0, False, -1, 1, 1, 0.1, 0.1, 1.0, 1.0, 1.0, 1, item=item,
         loss_trace=[0.5, math.nan], codecs=["mjpeg:5"], codec_success=[True],
     )  # fmt: skip
     rows = [plain, replace(plain, sample_id="b", margin=1.5)]
-    signature = {b"robustvideo_items": b'["0000000-001"]', b"robustvideo_digest": b"08728b989aace7728d6a1cd79b00c305"}
-    early = table_of(rows).drop_columns(["audio_snr_db", "audio_relative_db"])
+    signature = {b"robustvideo_items": b'["0000000-001"]', b"robustvideo_digest": digest}
+    early = table_of(rows).drop_columns(lacking)
     path = shard(tmp_path, item)
     path.parent.mkdir()
     pq.write_table(early.replace_schema_metadata(signature), path)
-    later = [replace(plain, item="0000000-002", audio_snr_db=20.5), replace(plain, item="0000000-002")]
+    later = [replace(plain, item="0000000-002", audio_snr_db=20.5, steps=7), replace(plain, item="0000000-002")]
     write_shard(shard(tmp_path, "0000000-002"), later)
     assert repr(read_records(tmp_path, unsigned=False)) == repr(rows + later)
     columns = Columns.of_table(read_table(tmp_path))
     assert np.isnan(columns.audio_snr_db).tolist() == [True, True, False, True]
+    assert np.isnan(columns.steps).tolist() == [True, True, False, True]
     merge_shards(tmp_path)
     assert repr(read_records(tmp_path)) == repr(rows + later)
 
 
-@pytest.mark.parametrize("loudness", [None, 0.0, 7.0])
-def test_a_loudness_that_was_lost_or_made_up_is_noticed(tmp_path: Path, loudness: float | None) -> None:
+@pytest.mark.parametrize("column", ["audio_snr_db", "steps"])
+@pytest.mark.parametrize("value", [None, 0, 7])
+def test_a_value_that_was_lost_or_made_up_is_noticed(tmp_path: Path, column: str, value: int | None) -> None:
     """The values of a column that may be missing are signed, and so is which of them are."""
     rows = [replace(Record("a", 0, "pgd", 0.1, "none", 0, 0, 0, False, -1, 1, 1, 0.1, 0.1, 1.0, 1.0, 1.0, 1), item="i")]
     path = shard(tmp_path, "i")
-    write_shard(path, [replace(row, audio_snr_db=loudness) for row in rows])
+    write_shard(path, [replace(row, **{column: value}) for row in rows])  # type: ignore[arg-type]
     metadata = pq.read_schema(path).metadata
-    for other in {None, 0.0, 7.0} - {loudness}:
-        forged = table_of([replace(row, audio_snr_db=other) for row in rows])
+    for other in {None, 0, 7} - {value}:
+        forged = table_of([replace(row, **{column: other}) for row in rows])  # type: ignore[arg-type]
         pq.write_table(forged.replace_schema_metadata(metadata), path)
         with pytest.raises(InputError, match="damaged"):
             read_records(tmp_path)

@@ -19,10 +19,11 @@ from robustvideo.evaluation.metrics import (
     standing_by_step,
     success_after_codecs,
     summarise,
+    tells_its_steps,
     union,
     wilson,
 )
-from robustvideo.evaluation.records import CLEAN, Record
+from robustvideo.evaluation.records import CLEAN, Record, thinned_steps
 
 Z = 1.959963984540054
 
@@ -258,6 +259,44 @@ def test_standing_by_step_falls_where_clips_fall() -> None:
 def test_mean_loss_keeps_the_last_value_of_a_clip_that_is_done() -> None:
     rows = [row("a", loss_trace=[1.0, 3.0]), row("b", loss_trace=[1.0, 1.0, 2.0, math.nan]), row("c")]
     assert mean_loss(Columns.of(rows)) == [1.0, 2.0, 2.5, 2.5]
+
+
+def traced(sample: str, length: int, **changes: object) -> Record:
+    """A clip whose objective at each of its steps is the number of the step, as a run records it."""
+    points = [float(step) for step in thinned_steps(length)]
+    return row(sample, **{"loss_trace": points, "steps": length, "trace_steps": length, **changes})  # type: ignore[arg-type]
+
+
+def test_curves_of_many_steps_are_against_true_steps() -> None:
+    rows = [traced("a", 196, said=1, first_success_step=195), *(traced(name, 4999) for name in "bcdefghij")]
+    columns = Columns.of(rows)
+    standing = standing_by_step(columns)
+    assert (len(standing), standing[194], standing[195], standing[4999]) == (5000, 1.0, 0.9, 0.9)
+    assert tells_its_steps(columns)
+    losses = mean_loss(Columns.of(rows[1:]))
+    assert len(losses) == 4999
+    assert all(step - 26 < loss <= step for step, loss in enumerate(losses))
+    assert losses[-1] == 4998
+    for step in (0, 100, 195):  # at its points the thinned trace is exact, and the short one is whole
+        at = max(own for own in thinned_steps(4999) if own <= step)
+        assert mean_loss(columns)[step] == pytest.approx((step + 9 * at) / 10)
+
+
+def test_steps_of_every_start_are_in_the_curve_and_the_trace_is_of_one() -> None:
+    fallen = row("b", said=1, first_success_step=33, loss_trace=[0.0], steps=33, trace_steps=1)
+    columns = Columns.of([traced("a", 10, steps=40), fallen])
+    assert [len(standing_by_step(columns)), len(mean_loss(columns))] == [41, 10]
+
+
+def test_early_versions_do_not_tell_how_many_steps_a_thinned_trace_is_of() -> None:
+    early = {"steps": None, "trace_steps": None}
+    short, long = traced("a", 199, **early), traced("b", 5000, **early)
+    assert tells_its_steps(Columns.of([short]))
+    assert mean_loss(Columns.of([short])) == [float(step) for step in range(199)]
+    assert not tells_its_steps(Columns.of([short, long]))
+    assert mean_loss(Columns.of([short, long])) == []
+    assert len(standing_by_step(Columns.of([short, long]))) == 201
+    assert tells_its_steps(Columns.of([short, replace(long, status="unusable")]))
 
 
 def test_unusable_clips_are_those_of_every_attack() -> None:

@@ -163,6 +163,24 @@ def test_attacks_still_succeeding_at_their_last_steps_are_named(new_run: Callabl
     assert "pgd(steps=20)" in found([changed(series, late)], "Not converged").text
 
 
+def test_many_steps_do_not_look_like_few(new_run: Callable[..., Path]) -> None:
+    """A success at step 195 is near the end of 200 steps, not of 5000; an early version's rows leave both possible."""
+    (series,) = load_series([new_run(saved=0, toughness=2.0)])
+
+    def with_steps(steps: int | None) -> Series:
+        def late(record: Record) -> Record:
+            if record.attack != "pgd(steps=20)" or record.clean_prediction != record.label:
+                return record
+            first, trace = (195, [0.0] * 196) if record.success else (-1, [0.0] * 200)
+            return replace(record, first_success_step=first, loss_trace=trace, steps=steps)
+
+        return changed(series, late)
+
+    assert "Not converged" in titles([with_steps(200)])
+    assert "Not converged" not in titles([with_steps(5000)])
+    assert "Not converged" not in titles([with_steps(None)])
+
+
 def test_a_defence_left_out_of_the_gradient_is_serious(run_dir: Path) -> None:
     (series,) = load_series([run_dir])
     hidden = Series("", series.run, "jpeg(quality=75, gradient=none)", series.labels, series.rows)

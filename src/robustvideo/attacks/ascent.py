@@ -93,6 +93,7 @@ class Ascent:
                 if self.early_stop and len(left) < len(front.rows):
                     front, estimate = front.select(left), estimate.select(left)
             front = self._move(front, estimate, step)
+            best.steps[front.rows] += 1
             del estimate, point, candidate  # a long video's gradients are large: free them before the next ones
         everyone = torch.arange(len(front.rows), device=front.rows.device)
         front.settle(everyone, front.variables, self.steps if self.early_stop else front.first_positive, best)
@@ -197,6 +198,7 @@ class _Best:
         self.success = torch.zeros(count, dtype=torch.bool, device=device)
         self.margin = torch.full((count,), -torch.inf, device=device)
         self._first_success = torch.full((count,), -1, device=device)
+        self.steps = torch.zeros(count, dtype=torch.long, device=device)
         self.trace = torch.full((count, steps), torch.nan, device=device)
         self._forwards = torch.zeros(count, dtype=torch.long, device=device)
         self._backwards = torch.zeros(count, dtype=torch.long, device=device)
@@ -233,6 +235,7 @@ class _Best:
             clip=self._clip,
             success=self.success,
             first_success_step=self._first_success,
+            steps=self.steps,
             loss_trace=self.trace,
             forward_passes=self._forwards,
             backward_passes=self._backwards,

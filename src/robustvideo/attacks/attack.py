@@ -110,9 +110,11 @@ class AttackResult:
     Attributes:
         clip: the adversarial clips: stored on the grid, verified against the threat model.
         success: (B,) bool, from ``logits``.
-        first_success_step: (B,) gradient steps taken when the clip first succeeded; -1 if it never did. Of a clip
-            that succeeds, but is not verified on the way because it takes all steps, the step at which its margin
-            was first positive.
+        first_success_step: (B,) gradient steps taken when the clip first succeeded; -1 if it never did. Those of
+            earlier starts, targets and members of an ensemble count; what takes no gradients counts its queries or
+            rounds. Of a clip that succeeds, but is not verified on the way because it takes all steps, the step at
+            which its margin was first positive.
+        steps: (B,) steps taken in all, in the same unit.
         loss_trace: (B, steps) objective at each step of the run that gave ``clip``; NaN after a clip was done.
         forward_passes, backward_passes: (B,) passes of each clip through the model, verdicts included.
         logits: (B, K) of the model on ``clip``, in its own precision.
@@ -122,6 +124,7 @@ class AttackResult:
     clip: Clip
     success: Tensor
     first_success_step: Tensor
+    steps: Tensor
     loss_trace: Tensor
     forward_passes: Tensor
     backward_passes: Tensor
@@ -198,7 +201,7 @@ class Attack(ABC):
         """
         with self._posed(model, clip, labels, eps, masks) as problem:
             result = self.solve(problem)
-        self._must_be_lawful(problem, result.clip)
+        self.must_be_lawful(problem, result.clip)
         return result
 
     @final
@@ -216,7 +219,7 @@ class Attack(ABC):
         """
         with self._posed(model, clip, labels, eps, None) as problem:
             crafted = self.solve_unjudged(problem)
-        self._must_be_lawful(problem, crafted)
+        self.must_be_lawful(problem, crafted)
         return crafted
 
     @final
@@ -230,7 +233,11 @@ class Attack(ABC):
 
     @abstractmethod
     def solve(self, problem: Problem) -> AttackResult:
-        """Search for adversarial clips. The model is frozen and in evaluation mode."""
+        """Search for adversarial clips. The model is frozen and in evaluation mode.
+
+        The problem is one that `restrict` has seen, without a reference. Who hands a problem on to another attack's
+        `solve`, as an ensemble does, sees to both.
+        """
 
     def solve_unjudged(self, problem: Problem) -> Clip:
         """The clips that `solve` finds. To be overridden where the search itself does not ask for the last verdict."""
@@ -316,6 +323,16 @@ class Attack(ABC):
         )
         return self.restrict(posed)
 
+    @final
+    def must_be_lawful(self, problem: Problem, found: Clip) -> None:
+        """Raise `ConstraintViolated` unless clips are within the threat model of their problem."""
+        lawful = _lawful(problem, found)
+        if not lawful.all():
+            name = problem.clip.ids[int((~lawful).nonzero()[0])]
+            raise ConstraintViolated(
+                f"{self.spec} left its threat model on clip {name}: this is a bug, please report it."
+            )
+
     @contextmanager
     def _posed(
         self,
@@ -335,14 +352,6 @@ class Attack(ABC):
             torch.autocast(clip.device.type, enabled=False),
         ):
             yield self.problem(model, clip.detach(), classes.long().clone(), eps, masks)
-
-    def _must_be_lawful(self, problem: Problem, found: Clip) -> None:
-        lawful = _lawful(problem, found)
-        if not lawful.all():
-            name = problem.clip.ids[int((~lawful).nonzero()[0])]
-            raise ConstraintViolated(
-                f"{self.spec} left its threat model on clip {name}: this is a bug, please report it."
-            )
 
 
 def _lawful(problem: Problem, found: Clip) -> Tensor:

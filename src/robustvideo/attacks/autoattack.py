@@ -56,10 +56,11 @@ class AutoAttack(Attack):
     | custom   | ``members`` |
 
     A member sees the clips that all members before it left standing (without ``early_stop`` all clips). It runs with
-    the ensemble's threat model, targets, precision and early stopping; the ensemble's seed is added to its own. The
-    authors' "plus" has an untargeted FAB where this has more starts of the targeted one. A member that fails ends
-    the attack: an ensemble is never silently weaker. The result is an `AutoAttackResult`. An ensemble cannot be
-    resumed by itself: to a run it is one work item per batch, which is on disk whole or is done again.
+    the ensemble's threat model, targets, precision and early stopping; the ensemble's seed is added to its own. What a
+    member adds to its problem, such as a region or one colour per frame, holds for it alone; it may narrow the budget,
+    not widen it. The authors' "plus" has an untargeted FAB where this has more starts of the targeted one. A member
+    that fails ends the attack: an ensemble is never silently weaker. The result is an `AutoAttackResult`. An ensemble
+    cannot be resumed by itself: to a run it is one work item per batch, which is on disk whole or is done again.
 
     Attributes:
         version: which members. Default "standard".
@@ -68,7 +69,8 @@ class AutoAttack(Attack):
         queries: queries of the first square of a named version. Default 5000.
 
     Raises:
-        InputError: members without version "custom" or the other way round, or a threat model that a member refuses.
+        InputError: members without version "custom" or the other way round, a threat model that a member refuses, or a
+            member that leaves the budget.
     """
 
     version: Version = "standard"
@@ -112,14 +114,13 @@ class AutoAttack(Attack):
         spent = torch.zeros(2, count, len(lineup), dtype=torch.long, device=device)
 
         def search(problem: Problem, number: int) -> AttackResult:
-            result = lineup[number].solve(problem)
-            rows = problem.reference["row"]
+            rows = (broken_by < 0).nonzero()[:, 0] if self.early_stop else torch.arange(count, device=device)
+            result = _alone(lineup[number], problem)
             broken_by[rows[result.success & (broken_by[rows] < 0)]] = number
             spent[0, rows, number] = result.forward_passes
             spent[1, rows, number] = result.backward_passes
             return result
 
-        problem = replace(problem, reference={"row": torch.arange(count, device=device)})
         found = in_turn(problem, (partial(search, number=i) for i in range(len(lineup))), self.early_stop)
         return AutoAttackResult(
             **{field.name: getattr(found, field.name) for field in fields(AttackResult)},
@@ -140,3 +141,18 @@ class AutoAttack(Attack):
         if self.version == "rand":
             return (APGDCE(steps=steps, eot=20), APGDDLR(steps=steps, eot=20))
         return self.members
+
+
+def _alone(member: Attack, problem: Problem) -> AttackResult:
+    """What a member finds of a problem that is posed as its own call would pose it.
+
+    Raises:
+        InputError: the member widens the budget, as an attack does whose budget is a stopping rule.
+        ConstraintViolated: the member left what it restricted itself to (a defect of the member).
+    """
+    own = member.restrict(replace(problem, reference={}, seed=member.seed))
+    if any(bool((wide > eps).any()) for wide, eps in zip(own.eps, problem.eps, strict=True)):
+        raise InputError(f"Members share the budget of the ensemble, which {member.spec} may leave.")
+    result = member.solve(own)
+    member.must_be_lawful(own, result.clip)
+    return result

@@ -121,9 +121,9 @@ class Expectation:
     """``(1/R) sum_r g(x; xi_r)``: the mean of any estimate over a model's own randomness (Athalye et al. 2018).
 
     A random model draws from the names of its clips, so that a result does not depend on the batch. R copies of
-    every clip go through it under names of their own, other ones in every step, so it draws afresh. Gradients are
-    averaged, before any normalisation or sign. The logits of the estimate are those of the copy furthest from
-    success, as in `Averaged`.
+    every clip go through it under names of their own, other ones in every step, restart and for every seed, so it
+    draws afresh. Gradients are averaged, before any normalisation or sign. The logits of the estimate are those of the
+    copy furthest from success, as in `Averaged`.
 
     Attributes:
         estimator: what is estimated under each draw.
@@ -157,7 +157,8 @@ class Expectation:
             count = len(numbers)
             rows = repeat(problem, count)
             names = zip(rows.clip.ids, numbers * len(problem.clip), strict=True)
-            rows = replace(rows, clip=replace(rows.clip, ids=tuple(f"{name}/{step}/{n}" for name, n in names)))
+            fresh = tuple(f"{name}/{problem.seed}/{step}/{n}" for name, n in names)
+            rows = replace(rows, clip=replace(rows.clip, ids=fresh))
             points = tuple(v.repeat_interleave(count, 0) for v in variables)
             estimate = self.estimator(rows, objective, points, step)
             for gradient, found in zip(gradients, estimate.gradients, strict=True):

@@ -230,11 +230,13 @@ class _Walk:
         video = torch.where(per_clip(self.found >= 0, stored.video), self.kept, stored.video)
         verdict = judge(problem.model, replace(problem.clip, video=video), problem.labels)
         # drawing back may make a success of what was none: then the search had ended
-        first = torch.where(self.found < 0, (~self.trace.isnan()).sum(1), self.found)
+        rounds = (~self.trace.isnan()).sum(1)
+        first = torch.where(self.found < 0, rounds, self.found)
         return AttackResult(
             clip=verdict.clip,
             success=verdict.success,
             first_success_step=torch.where(verdict.success, first, -1),
+            steps=rounds,
             loss_trace=self.trace,
             forward_passes=self.asked + 1,
             backward_passes=torch.zeros_like(self.asked),

@@ -19,6 +19,10 @@ class FGSM(Attack):
 
     ``x + eps * d``, with d the steepest direction of the cross-entropy at the clean clip: the sign of the gradient
     for Linf, its normalised value for L2, the frame with the largest gradient for L2,1.
+
+    What is returned is where the step led, also where it overshot and the clean clip had the larger margin: the step is
+    the attack, and a clean clip fools no other model. (Iterated attacks return the best point that they met.) With
+    ``early_stop`` a clip that is misclassified from the start stays as it is.
     """
 
     def solve(self, problem: Problem) -> AttackResult:
@@ -28,6 +32,7 @@ class FGSM(Attack):
             update=SteepestStep(1.0),
             steps=1,
             early_stop=self.early_stop,
+            last=not self.early_stop,
         )
         return climb(problem)
 
@@ -37,7 +42,8 @@ class FGSM(Attack):
 class IFGSM(GradientAttack):
     """Iterated fast gradient sign method, or basic iterative method (Kurakin et al. 2017).
 
-    ``steps`` steps of ``eps / steps`` from the clean clip. With one step it is FGSM.
+    ``steps`` steps of ``eps / steps`` from the clean clip. With one step it is FGSM, but for the point that is
+    returned.
     """
 
     def update(self) -> UpdateRule:

@@ -128,7 +128,7 @@ class FrameSaliency(GradientAttack):
         here, used = problem, torch.zeros(count, frames, dtype=torch.bool, device=rows.device)
         inner = replace(self.ascent(), early_stop=True)
         found: AttackResult | None = None
-        for turn in range(frames):
+        for _ in range(frames):
             importance, seen = saliency(here)
             following = importance.masked_fill(used, -1).argsort(dim=1, descending=True, stable=True)[:, :1]
             chosen = torch.zeros_like(importance).scatter_(1, following, 1)
@@ -138,7 +138,7 @@ class FrameSaliency(GradientAttack):
                 forward_passes=result.forward_passes + seen.forwards,
                 backward_passes=result.backward_passes + seen.backwards,
             )
-            found = result if found is None else _after(found, result, rows, turn * self.steps)
+            found = result if found is None else _after(found, result, rows)
             left = ~result.success
             rows, used = rows[left], (used | chosen.bool())[left]
             if len(rows) == 0:
@@ -148,16 +148,17 @@ class FrameSaliency(GradientAttack):
         return found
 
 
-def _after(known: AttackResult, new: AttackResult, rows: Tensor, steps: int) -> AttackResult:
-    """``known`` with its ``rows`` carried on by ``new``, which began after ``steps`` steps; counters add up."""
+def _after(known: AttackResult, new: AttackResult, rows: Tensor) -> AttackResult:
+    """``known`` with its ``rows`` carried on by ``new``; counters add up."""
     trace = known.loss_trace.new_full((len(known.success), new.loss_trace.shape[1]), torch.nan)
     trace[rows] = new.loss_trace
     return AttackResult(
         clip=replace(known.clip, video=known.clip.video.index_copy(0, rows, new.clip.video)),
         success=known.success.index_copy(0, rows, new.success),
         first_success_step=known.first_success_step.index_copy(
-            0, rows, torch.where(new.success, new.first_success_step + steps, -1)
+            0, rows, torch.where(new.success, known.steps[rows] + new.first_success_step, -1)
         ),
+        steps=known.steps.index_add(0, rows, new.steps),
         loss_trace=torch.cat([known.loss_trace, trace], dim=1),
         forward_passes=known.forward_passes.index_add(0, rows, new.forward_passes),
         backward_passes=known.backward_passes.index_add(0, rows, new.backward_passes),

@@ -30,9 +30,10 @@ class GradientAttack(Attack):
             budgets.
         restarts: independent starts, at least 1; more than one needs a random start.
         eot: copies of a clip over which each gradient is averaged, each under other draws of a model that answers
-            at random (expectation over transformation, Athalye et al. 2018). The verdict's own draws are not among
-            them, and a clip is submitted to it only when all copies are broken. Default 1: the verdict's own draws,
-            in every step, which only an adversary who knows the seed has.
+            at random (expectation over transformation, Athalye et al. 2018), new ones in every step and restart, and
+            for every seed of the attack. The verdict's own draws are not among them, and a clip is submitted to it
+            only when all copies are broken. Default 1: the verdict's own draws, in every step, which only an
+            adversary who knows the seed has.
         fresh_draws: a single copy is not under the verdict's draws either, but under new ones in every step, as in
             most papers. Several copies always are.
         eot_noise: uniform noise added to the video of each copy, half its width as a fraction of the range: for a

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from robustvideo.attacks.attack import Problem, Variables
 from robustvideo.attacks.objectives import Objective
+from robustvideo.clip import per_clip
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _FP16_SCALE = 1024.0  # keeps small gradients above fp16's underflow; divided out again
@@ -54,8 +55,8 @@ class GradientEstimator(Protocol):
 def plain(problem: Problem, objective: Objective, variables: Variables, step: int = 0) -> Estimate:
     """One forward and one backward pass. Gradients are taken with respect to the variables alone.
 
-    A part that the model ignores, and a model that cuts the graph, get a zero gradient; entries that are not
-    finite become zero.
+    A part that the model ignores, and a model that cuts the graph, get a zero gradient; for entries that are not finite
+    see `finite`.
     """
     variables = tuple(v.detach().requires_grad_() for v in variables)
     with autocast(problem):
@@ -65,8 +66,23 @@ def plain(problem: Problem, objective: Objective, variables: Variables, step: in
         return Estimate(tuple(torch.zeros_like(v) for v in variables), value, logits, backwards=0)
     scale = _FP16_SCALE if problem.precision == "fp16" else 1.0
     raw = torch.autograd.grad(value.sum() * scale, variables, allow_unused=True, materialize_grads=True)
-    gradients = tuple(torch.nan_to_num(g / scale if scale != 1 else g, nan=0.0, posinf=0.0, neginf=0.0) for g in raw)
+    gradients = tuple(finite(g / scale if scale != 1 else g) for g in raw)
     return Estimate(gradients, value.detach(), logits.detach())
+
+
+def finite(gradient: Tensor) -> Tensor:
+    """A gradient (B, ...) without NaN, which becomes 0, and without infinities: largest finite size of their clip.
+
+    In fp16 what overflows is the largest there is: as 0 it would hold back just the values that matter most, and as the
+    largest number of its type it would leave nothing of the others where a gradient is divided by its norm. Where a
+    clip has no other size than 0, an infinity becomes 1.
+    """
+    known = gradient.isfinite()
+    if bool(known.all()):
+        return gradient
+    largest = torch.where(known, gradient.abs(), 0).flatten(1).amax(1)
+    bound = per_clip(torch.where(largest > 0, largest, 1), gradient)
+    return torch.nan_to_num(gradient, nan=0.0).clamp(-bound, bound)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from robustvideo.attacks.attack import Problem
 from robustvideo.attacks.objectives import Objective
 from robustvideo.clip import Clip
 from robustvideo.errors import InputError
+from robustvideo.model import Model
 from robustvideo.models.ensemble import Ensemble
 
 
@@ -30,26 +31,33 @@ class MeanLoss:
         """One entry per member and name: ``<member's number>/<name>``."""
         return {
             f"{number}/{name}": value
-            for number, model in enumerate(_ensemble(problem).models)
-            for name, value in self.objective.reference(replace(problem, gradient_model=model)).items()
+            for number in range(len(_ensemble(problem.gradient_model).models))
+            for name, value in self.objective.reference(_of_member(problem, number)).items()
         }
 
     def __call__(self, problem: Problem, adversarial: Clip) -> tuple[Tensor, Tensor]:
-        ensemble = _ensemble(problem)
+        ensemble = _ensemble(problem.gradient_model)
         total: Tensor | float = 0.0
         answers = []
-        for number, (model, weight) in enumerate(zip(ensemble.models, ensemble.weights, strict=True)):
-            own = f"{number}/"
-            reference = {k.removeprefix(own): v for k, v in problem.reference.items() if k.startswith(own)}
-            alone = replace(problem, gradient_model=model, reference=reference)
-            value, logits = ensemble.call(self.objective, alone, adversarial)
+        for number, weight in enumerate(ensemble.weights):
+            value, logits = ensemble.call(self.objective, _of_member(problem, number), adversarial)
             total = total + weight * value
             answers.append(logits)
         assert isinstance(total, Tensor)
         return total, ensemble.fuse(answers)
 
 
-def _ensemble(problem: Problem) -> Ensemble:
-    if not isinstance(problem.gradient_model, Ensemble):
+def _of_member(problem: Problem, number: int) -> Problem:
+    """The problem as a member alone would have it: its own models, and what was computed once of them."""
+    own = f"{number}/"
+    gradient_model = _ensemble(problem.gradient_model).models[number]
+    # behind a purifier, say, only the gradients' model is an ensemble
+    model = problem.model.models[number] if isinstance(problem.model, Ensemble) else gradient_model
+    reference = {k.removeprefix(own): v for k, v in problem.reference.items() if k.startswith(own)}
+    return replace(problem, model=model, gradient_model=gradient_model, reference=reference)
+
+
+def _ensemble(model: Model) -> Ensemble:
+    if not isinstance(model, Ensemble):
         raise InputError("The mean loss of an ensemble needs an ensemble to attack: give it several models.")
-    return problem.gradient_model
+    return model

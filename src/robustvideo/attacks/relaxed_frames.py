@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustvideo.attacks.gradients import finite
 from robustvideo.attacks.key_frames import Choice, FrameSearch, Selector, selectors, unprobed
 from robustvideo.attacks.updates import AdamStep, Position
 from robustvideo.errors import InputError
@@ -55,8 +56,17 @@ class RelaxedMask(Selector):
             gradients = torch.autograd.grad(value.sum(), points, allow_unused=True, materialize_grads=True)
             moved = []
             for i, rule in enumerate(rules):
-                gradient = torch.nan_to_num(gradients[i], nan=0.0, posinf=0.0, neginf=0.0)
-                place = (part, signal, eps, support, points[i].detach(), gradient, value.detach(), step, self.steps)
+                place = (
+                    part,
+                    signal,
+                    eps,
+                    support,
+                    points[i].detach(),
+                    finite(gradients[i]),
+                    value.detach(),
+                    step,
+                    self.steps,
+                )
                 at, states[i] = rule.step(Position(*place), states[i])
                 moved.append(at)
             variable, scores = moved

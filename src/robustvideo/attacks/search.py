@@ -21,7 +21,7 @@ Search = Callable[[Problem], AttackResult]
 def in_turn(problem: Problem, searches: Iterable[Search], early_stop: bool = True) -> AttackResult:
     """Run searches in turn and keep, per clip, a success before none, then the largest margin.
 
-    A later search never makes the attack weaker. Passes add up.
+    A later search never makes the attack weaker. Passes and steps add up.
 
     Args:
         problem: the clips.
@@ -58,7 +58,7 @@ def conclude(
         variables: the point to keep of each clip, one tensor per part of the threat model.
         first_success_step: (B,) step of the first success, as the search saw it; -1 for none. A clip that the
             verdict contradicts is reported as -1.
-        loss_trace: (B, steps).
+        loss_trace: (B, steps); what is not NaN are the steps taken.
         forward_passes, backward_passes: (B,) passes so far; the verdict adds one.
     """
     verdict = problem.verdict(variables)
@@ -66,6 +66,7 @@ def conclude(
         clip=verdict.clip,
         success=verdict.success,
         first_success_step=torch.where(verdict.success, first_success_step, -1),
+        steps=(~loss_trace.isnan()).sum(1),
         loss_trace=loss_trace,
         forward_passes=forward_passes + 1,
         backward_passes=backward_passes,
@@ -90,7 +91,8 @@ def _better(known: AttackResult, new: AttackResult, rows: Tensor) -> AttackResul
     return AttackResult(
         clip=_put_clip(known.clip, new.clip, put),
         success=put(known.success, new.success),
-        first_success_step=first.index_copy(0, rows[newly], new.first_success_step[newly]),
+        first_success_step=first.index_copy(0, rows[newly], (known.steps[rows] + new.first_success_step)[newly]),
+        steps=known.steps.index_add(0, rows, new.steps),
         loss_trace=put(_widened(known.loss_trace, steps), _widened(new.loss_trace, steps)),
         forward_passes=known.forward_passes.index_add(0, rows, new.forward_passes),
         backward_passes=known.backward_passes.index_add(0, rows, new.backward_passes),

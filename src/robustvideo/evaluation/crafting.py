@@ -23,6 +23,9 @@ from robustvideo.storage import local_copy, slug, write_atomically
 
 R = TypeVar("R")
 
+_KIND = "all steps, counted"
+"""What is crafted under a spec. Where that changes, it changes: what an early version kept is then not taken for it."""
+
 
 def craft(attack: Attack, model: Model, clip: Clip, labels: Tensor) -> AttackResult:
     """Attack a batch; where memory runs out, in halves."""
@@ -85,7 +88,7 @@ class Surrogate:
 
         What is kept is held against the attack's threat model once more; a file that breaks it is written anew.
         """
-        said = (self.name, self.digest, "all steps", attack.spec, *clip.ids, *map(str, labels.tolist()))
+        said = (self.name, self.digest, _KIND, attack.spec, *clip.ids, *map(str, labels.tolist()))
         key = "\x1f".join((*said, digest_of_clip(clip)))
         path = self.folder / f"{slug(key)}.safetensors"
         kept = _load(path, clip)
@@ -103,13 +106,12 @@ def transferred(result: AttackResult, target: Model, labels: Tensor, targeted: b
     """
     with at_rest(target):
         verdict = judge(target, result.clip, labels, targeted)
-    last = (~result.loss_trace.isnan()).sum(1)
     return replace(
         result,
         success=verdict.success,
         logits=verdict.logits,
         margin=verdict.margin,
-        first_success_step=torch.where(verdict.success, last, -1),
+        first_success_step=torch.where(verdict.success, result.steps, -1),
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustvideo.evaluation.columns import Coded, Columns
-from robustvideo.evaluation.records import CLEAN, Record
+from robustvideo.evaluation.records import CLEAN, TRACE_POINTS, Record
 from robustvideo.registry import construct
 from robustvideo.spec import format_value, parse_call
 
@@ -247,36 +247,59 @@ def success_after_codecs(rows: Columns) -> dict[str, Interval]:
 def standing_by_step(rows: Columns) -> list[float]:
     """Share of the clips that the attack has not yet turned after 0, 1, 2, ... steps.
 
-    The curve of an attack that had enough steps is flat at its end. Clips misclassified without an attack are
+    The curve of an attack that had enough steps is flat at its end. It ends with the last step that was taken, or
+    earlier where the rows do not say which that was (`tells_its_steps`). Clips misclassified without an attack are
     turned from the start, so the first value is at most the clean accuracy. Empty without usable rows.
     """
     rows = rows.where(rows.status == "ok")
     if not len(rows):
         return []
-    _, _, traced = rows.lists("loss_trace")
-    steps = max(traced.max(), rows.first_success_step.max())
+    told = np.nan_to_num(_told(rows.steps, rows), nan=TRACE_POINTS)  # what early versions thinned had as many at least
+    steps = max(int(told.max()), rows.first_success_step.max())
     turned = rows.first_success_step[rows.success & (rows.first_success_step >= 0)]
     standing = len(rows) - np.bincount(turned, minlength=steps + 1).cumsum()
     return (standing / len(rows)).tolist()  # type: ignore[no-any-return]
+
+
+def tells_its_steps(rows: Columns) -> bool:
+    """Whether the rows say how many steps an attack took: those of early versions do not where there were many."""
+    rows = rows.where(rows.status == "ok")
+    return not bool(np.isnan(_told(rows.steps, rows)).any())
 
 
 def mean_loss(rows: Columns) -> list[float]:
     """Mean objective per step over the attacked clips.
 
     A clip that is done early keeps its last value: a mean over the clips that are left would move because easy
-    clips leave, not because the attack progresses. Steps before a clip's first finite value do not count it.
+    clips leave, not because the attack progresses; between the points of a thinned trace it keeps the last one.
+    Steps before a clip's first finite value do not count it. Empty where a trace of an early version was thinned:
+    nothing tells of how many steps.
     """
-    losses, starts, counts = rows.where(needed_attack(rows)).lists("loss_trace")
-    last = np.full(len(counts), math.nan)
+    rows = rows.where(needed_attack(rows))
+    length = _told(rows.trace_steps, rows)
+    if np.isnan(length).any():
+        return []
+    losses, row = rows.flattened("loss_trace")
+    _, _, points = rows.lists("loss_trace")
+    place = np.arange(len(row)) - (np.cumsum(points) - points)[row]
+    step = np.rint(place * (length - 1)[row] / np.maximum(points - 1, 1)[row])  # see `records.thinned_steps`
+    order = np.argsort(step, kind="stable")
+    ends = np.searchsorted(step[order], np.arange(1, int(length.max(initial=0)) + 1))
+    last = np.full(len(rows), math.nan)
     means = []
-    for step in range(counts.max(initial=0)):
-        there = np.flatnonzero(counts > step)
-        now = losses[starts[there] + step]
-        finite = np.isfinite(now)
-        last[there[finite]] = now[finite]
+    for at in np.split(order, ends)[:-1]:
+        finite = at[np.isfinite(losses[at])]
+        last[row[finite]] = losses[finite]
         known = last[~np.isnan(last)]
         means.append(float(known.mean()) if len(known) else math.nan)
     return means
+
+
+def _told(steps: NDArray[Any], rows: Columns) -> NDArray[np.float64]:
+    """Numbers of steps; where they are missing, those of a trace, or NaN if it may have been thinned."""
+    _, _, points = rows.lists("loss_trace")
+    given = steps.astype(np.float64)
+    return np.where(np.isnan(given), np.where(points < TRACE_POINTS, points, math.nan), given)
 
 
 def _norms(rows: Columns) -> Coded:

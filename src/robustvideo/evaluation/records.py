@@ -51,7 +51,8 @@ class Record:
         adversarial_prediction: class of the stored adversarial clip, in fp32; -1 likewise.
         success: the model is wrong about the stored clip (targeted: it says the target). A clip that is
             misclassified without any attack counts as a success at step 0 and is not attacked.
-        first_success_step: gradient steps taken when it first succeeded; -1 if it never did.
+        first_success_step: gradient steps taken when it first succeeded, with those of earlier starts, targets and
+            members of an ensemble (in rows of early versions without them); -1 if it never did.
         forward_passes, backward_passes: passes of this clip through the model, verdicts included.
         seconds: wall time of the clip's batch, divided by its size.
         linf, l2, l21, ssim, psnr, frames_touched: the stored change (see `robustvideo.distances`).
@@ -59,7 +60,8 @@ class Record:
         target: target class of a targeted attack; -1 when untargeted.
         clean_confidence, adversarial_confidence: softmax probability of the predicted class.
         margin: largest wrong logit minus the true one on the stored clip; positive when misclassified.
-        loss_trace: objective per step, thinned to 200 points when there are more; empty for "clean".
+        loss_trace: objective per step of the start that gave the clip; of more than 200 steps, 200 points evenly spread
+            (`thinned_steps`); empty for "clean".
         frame_rms: root mean square change of each frame.
         clip_file: the saved adversarial video, relative to the run directory; empty when not saved.
         status: "ok", or "unusable" when the clip could not be read.
@@ -71,6 +73,9 @@ class Record:
         audio_snr_db: signal-to-noise ratio of the stored change of the sound in decibels; lower is louder, -infinite
             over silence. None where the sound is not changed or there is none, and in rows of early versions.
         audio_relative_db: its largest sample in decibels relative to the loudest clean one; None likewise.
+        steps: steps taken in all, in the unit of ``first_success_step``. None without an attack, and in rows of early
+            versions.
+        trace_steps: how many steps ``loss_trace`` tells of. None likewise.
         item: the work item that wrote the row; used to drop duplicates.
     """
 
@@ -109,18 +114,28 @@ class Record:
     codec_success: list[bool] = field(default_factory=list)
     audio_snr_db: float | None = None
     audio_relative_db: float | None = None
+    steps: int | None = None
+    trace_steps: int | None = None
     item: str = ""
 
 
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 _ARROW |= {f"list[{name}]": pa.list_(kind) for name, kind in _ARROW.items()}
-_ARROW["float | None"] = pa.float64()
+_ARROW |= {"float | None": pa.float64(), "int | None": pa.int64()}
 SCHEMA = pa.schema([(f.name, _ARROW[str(f.type)]) for f in fields(Record)])
 """The parquet schema, column by column as in `Record`."""
 
-_NULLABLE = ("audio_snr_db", "audio_relative_db")
-_EARLIER = pa.schema([column for column in SCHEMA if column.name not in _NULLABLE])
-"""The schema of early versions. Where a column is missing, its values are."""
+_ADDED = ("audio_snr_db", "audio_relative_db"), ("steps", "trace_steps")
+"""Columns that early versions lack, the oldest first. Where a column is missing, its values are."""
+
+_SCHEMAS = [
+    pa.schema([column for column in SCHEMA if column.name not in sum(_ADDED[version:], ())])
+    for version in range(len(_ADDED) + 1)
+]
+"""The schemas of all versions."""
+
+TRACE_POINTS = 200
+"""Points of a ``loss_trace`` at most."""
 
 _ITEMS = b"robustvideo_items"
 """In a file's metadata: the names of its work items, among them those without a row."""
@@ -133,6 +148,13 @@ _MERGED = "merged-"
 _DAMAGED = "{} is damaged: delete it, and the same evaluation makes its rows again."
 
 _ATTEMPTS = 5  # a listing grows old while another process merges what it lists
+
+
+def thinned_steps(steps: int) -> range | list[int]:
+    """Which of so many steps, from 0, a ``loss_trace`` has: all, or 200 evenly spread, the first and last included."""
+    if steps <= TRACE_POINTS:
+        return range(steps)
+    return [round(i * (steps - 1) / (TRACE_POINTS - 1)) for i in range(TRACE_POINTS)]
 
 
 def shard(run: Path, item: str) -> Path:
@@ -289,9 +311,9 @@ def _digest(table: pa.Table, items: Sequence[str]) -> str:
 
 
 def _bytes(array: pa.Array) -> Iterator[bytes | pa.Buffer]:
-    if array.null_count and pa.types.is_floating(array.type):
+    if array.null_count and pa.types.is_primitive(array.type):
         yield array.is_null().to_numpy(zero_copy_only=False).tobytes()
-        yield from _bytes(array.fill_null(0.0))
+        yield from _bytes(array.fill_null(0))
     elif array.null_count:
         yield b"nothing"  # no other value of ours is missing
     elif pa.types.is_list(array.type):
@@ -312,7 +334,7 @@ def _opened(path: Path, read: Any) -> Any:
     try:
         with local_copy(path) as local, pa.OSFile(str(local)) as file:
             found = read(file)
-        if (found if isinstance(found, pa.Schema) else found.schema).remove_metadata() not in (SCHEMA, _EARLIER):
+        if (found if isinstance(found, pa.Schema) else found.schema).remove_metadata() not in _SCHEMAS:
             raise pa.ArrowInvalid("other columns")
     except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
         if isinstance(error, FileNotFoundError):

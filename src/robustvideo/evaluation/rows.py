@@ -12,7 +12,7 @@ from robustvideo import distances
 from robustvideo.attacks.attack import Attack, AttackResult, Verdict
 from robustvideo.attacks.autoattack import AutoAttackResult
 from robustvideo.clip import Clip
-from robustvideo.evaluation.records import CLEAN, Record
+from robustvideo.evaluation.records import CLEAN, Record, thinned_steps
 from robustvideo.registry import describe
 from robustvideo.spec import format_call
 
@@ -104,6 +104,7 @@ def attacked(rows: Sequence[Record], clean: Clip, result: AttackResult, seconds:
         "adversarial_prediction": result.logits.argmax(1),
         "success": result.success,
         "first_success_step": result.first_success_step,
+        "steps": result.steps,
         "forward_passes": result.forward_passes,
         "backward_passes": result.backward_passes,
         "linf": distances.linf(before, after),
@@ -117,13 +118,14 @@ def attacked(rows: Sequence[Record], clean: Clip, result: AttackResult, seconds:
         "margin": result.margin,
     }
     values = {name: column.tolist() for name, column in columns.items()} | _loudness(clean, result.clip)
-    traces = [_thinned([v for v in trace if not math.isnan(v)]) for trace in result.loss_trace.tolist()]
+    traces = [[v for v in trace if not math.isnan(v)] for trace in result.loss_trace.tolist()]
     members = _members(result)
     return [
         replace(
             row,
             seconds=seconds,
-            loss_trace=traces[i],
+            loss_trace=[traces[i][step] for step in thinned_steps(len(traces[i]))],
+            trace_steps=len(traces[i]),
             member=members[i],
             **{name: column[i] for name, column in values.items()},
         )
@@ -139,13 +141,6 @@ def _loudness(clean: Clip, after: Clip) -> dict[str, list[float | None]]:
     changed = (clean.audio != after.audio).flatten(1).any(1).tolist()
     found = {name: measure(clean.audio, after.audio).tolist() for name, measure in measures.items()}
     return {name: [v if c else None for v, c in zip(own, changed, strict=True)] for name, own in found.items()}
-
-
-def _thinned(trace: list[float], most: int = 200) -> list[float]:
-    """At most so many points of a trace, evenly spread, the first and the last among them."""
-    if len(trace) <= most:
-        return trace
-    return [trace[round(i * (len(trace) - 1) / (most - 1))] for i in range(most)]
 
 
 def _members(result: AttackResult) -> list[str]:

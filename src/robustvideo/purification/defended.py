@@ -35,7 +35,7 @@ class Defended(Model):
     The purifier works on the stored video, before the model's own resizing and normalisation. Its draws are a
     function of its seed and each clip's id: the same clip gets the same verdict in any batch, and under another
     name it is purified afresh. That is how an attack takes an expectation over the draws (``eot=`` of gradient
-    attacks gives every copy in every step a name of its own), and how a clip is submitted again
+    attacks gives every copy in every step of every start a name of its own), and how a clip is submitted again
     (`robustvideo.evaluation.resubmission`). An attack without ``eot`` knows the very draws of its verdict.
 
     A purifier's gradient mode decides about gradients alone. In mode ``none`` they are the undefended model's, and

@@ -20,6 +20,7 @@ from robustvideo.evaluation.metrics import (
     confusions,
     mean_loss,
     standing_by_step,
+    tells_its_steps,
 )
 from robustvideo.report.series import Budget, Series
 from robustvideo.report.wording import (
@@ -159,11 +160,13 @@ def budget_charts(series: Sequence[Series]) -> list[Chart]:
 def standing_chart(series: Series, chosen: Budget) -> Chart | None:
     """Share of clips an attack has not yet fooled, against the share of the steps it may take; None without any step.
 
-    An attack stops when its last clip is done, which may be before the steps that it may take.
+    An attack stops when its last clip is done, which may be before the steps that it may take. How many those are, rows
+    of early versions do not always tell: the curve is then against those that are known.
     """
     lines, phrases = [], []
     for place, summary in enumerate(_in_recorded_order(series, chosen)):
-        shares = standing_by_step(series.of(summary))
+        rows = series.of(summary)
+        shares, told = standing_by_step(rows), tells_its_steps(rows)
         if len(shares) < 2:
             continue
         taken, configured = len(shares) - 1, _steps_of(summary.attack)
@@ -171,9 +174,11 @@ def standing_chart(series: Series, chosen: Budget) -> Chart | None:
         shares += shares[-1:] * (allowed - taken)  # every clip was done before
         xs = [100 * step / allowed for step in range(allowed + 1)]
         count = f"{allowed} {'step' if allowed == 1 else 'steps'}"
-        if taken < configured:
+        if told and taken < configured:
             count = f"at most {taken} of {count} taken"
-        name = f"{summary.title}, {count if configured or allowed == 1 else f'at most {count} taken'}"
+        if not configured and allowed != 1:
+            count = f"at {'most' if told else 'least'} {count} taken"
+        name = f"{summary.title}, {count}"
         points = _thinned(list(zip(xs, [100 * s for s in shares], strict=True)))
         lines.append(Line(name, place % STYLES, _steps(points)))
         phrases.append(f"{name}: from {percent(shares[0])} to {percent(shares[-1])}")
@@ -303,13 +308,16 @@ def _accuracy_line(
 
 
 def _steps_of(attack: str) -> int:
-    """The number of steps that an attack's spec, or else its default, allows; 0 where that is unknown."""
+    """Steps that an attack's spec, or else its default, allows over all starts; 0 where that is unknown."""
     call = parse_call(attack)
     try:
-        steps = call.arguments.get("steps", getattr(attacks.get(call.name), "steps", 0))
+        known: object = attacks.get(call.name)
     except InputError:  # of another version, or registered by a program that is not running
-        steps = call.arguments.get("steps", 0)
-    return steps if isinstance(steps, int) else 0
+        known = None
+    steps, restarts = (call.arguments.get(name, getattr(known, name, 0)) for name in ("steps", "restarts"))
+    if not isinstance(steps, int):
+        return 0
+    return steps * restarts if isinstance(restarts, int) and restarts > 1 else steps
 
 
 def _in_recorded_order(series: Series, chosen: Budget) -> list[AttackSummary]:

@@ -15,6 +15,7 @@ from robustvideo.evaluation.metrics import (
     needed_attack,
     paired_difference,
     standing_by_step,
+    tells_its_steps,
     worst_case,
 )
 from robustvideo.evaluation.trust.from_records import DOUBTFUL, TOLERANCE
@@ -355,10 +356,16 @@ def _not_falling(one: Series) -> Iterator[Caution]:
 def _not_converged(one: Series, here: Sequence[AttackSummary], size: str) -> Iterator[Caution]:
     unfinished = []
     for summary in here:
-        standing = standing_by_step(one.of(summary))
+        rows = one.of(summary)
+        standing = standing_by_step(rows)
         tail = max(1, len(standing) // 10)
         enough_steps = len(standing) > 5
-        if enough_steps and standing[-1] > 0 and standing[-1 - tail] - standing[-1] > CONVERGED:
+        if (
+            enough_steps
+            and tells_its_steps(rows)
+            and standing[-1] > 0
+            and standing[-1 - tail] - standing[-1] > CONVERGED
+        ):
             unfinished.append(summary.title)
     if unfinished:
         yield Caution(
