@@ -214,3 +214,16 @@ def test_what_is_given_stands_in_specs_and_a_column_decides_about_the_gradient(t
     assert "bit_depth(bits=3)" in written
     assert "bit_depth(gradient=none, bits=3)" in written
     assert str(4 / 255)[:8] in written or "4/255" in written
+
+
+def test_a_study_that_failed_before_its_first_row_gives_way_to_the_corrected_one(tmp_path: Path) -> None:
+    rows = {"one": {"name": "One", "model": "embedded:r3x"}}
+    content = {**{key: STUDY[key] for key in ("title", "source", "evaluation")}, "columns": [{"name": "clean"}]}
+    with pytest.raises(InputError, match="r3x"):
+        reproduce(Study.model_validate({**content, "rows": rows}), tmp_path / "out", quiet=True)
+    rows["one"]["model"] = "embedded:r3d"
+    outcome = reproduce(Study.model_validate({**content, "rows": rows}), tmp_path / "out", quiet=True)
+    assert outcome.rows["one"].clips == 8
+    rows["one"]["model"] = "embedded:r3d_at"
+    with pytest.raises(RunConflict, match="its rows differ"):
+        reproduce(Study.model_validate({**content, "rows": rows}), tmp_path / "out", quiet=True)

@@ -85,7 +85,7 @@ def reproduce(study: Study, out: Path, *, device: str = "cpu", quiet: bool = Fal
 
     Args:
         study: what to do.
-        out: new, empty, or the directory of the very same study.
+        out: new, empty, the directory of the very same study, or of one that failed before it had any row.
         device: where models live.
         quiet: show no progress.
 
@@ -252,11 +252,12 @@ def _start(study: Study, out: Path) -> None:
     content = study.model_dump(mode="json", exclude_defaults=True)  # a key that a later version adds changes nothing
     if manifest.exists():
         known = json.loads(manifest.read_text(encoding="utf-8"))
-        if known != content:
+        if known == content:
+            return
+        if any(path.is_file() and path != manifest for path in out.rglob("*")):
             changed = ", ".join(key for key in {**known, **content} if known.get(key) != content.get(key))
             raise RunConflict(f"{out} holds another study or scale (its {changed} differ): choose another --out.")
-        return
-    if out.exists() and any(out.iterdir()):
+    elif out.exists() and any(out.iterdir()):
         raise RunConflict(f"{out} is not empty and holds no study: choose another --out.")
     write_text(manifest, json.dumps(content, indent=2) + "\n")
 
