@@ -175,7 +175,8 @@ def _cell(model: Model, data: VideoDataset, attack: PGD, batch_size: int) -> dic
 def _claim(out: Path, configuration: dict[str, object]) -> None:
     path = out / "configuration.json"
     if path.exists():
-        if json.loads(path.read_text(encoding="utf-8")) != configuration:
+        if json.loads(path.read_text(encoding="utf-8")) == configuration:
+            return
+        if any(out.glob("cell-*.json")):  # one that failed before its first cell has nothing to lose
             raise RunConflict(f"{out} holds a sweep of another configuration: choose another --out.")
-    else:
-        write_text(path, json.dumps(configuration))
+    write_text(path, json.dumps(configuration))
