@@ -109,6 +109,7 @@ def test_models_whose_long_specs_begin_alike_can_be_told_apart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from robustvideo.cli.evaluate import print_summary
+    from robustvideo.report.series import load_series
 
     done = CliRunner().invoke(app, [*ARGUMENTS, "--attack", "noise", "--out", str(tmp_path / "one")])
     assert done.exit_code == 0, done.output
@@ -119,7 +120,7 @@ def test_models_whose_long_specs_begin_alike_can_be_told_apart(
         run.manifest.model["spec"] = spec
         run.save()
     capsys.readouterr()
-    print_summary([tmp_path / "one", tmp_path / "two"], as_json=False)
+    print_summary(load_series([tmp_path / "one", tmp_path / "two"]), as_json=False)
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line in specs] == specs
     assert len([line for line in lines if "robust accuracy" in line]) == 2

@@ -86,9 +86,10 @@ def test_the_command_line_decides(tmp_path: Path, option: str, examined: bool) -
 def test_json_holds_the_grades(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from robustvideo.cli.evaluate import print_summary
     from robustvideo.evaluation.trust.check import Check, save_checks
+    from robustvideo.report.series import load_series
 
     examined = run(tmp_path / "run")
     save_checks(examined.path, {"none": [Check(PROVENANCE, "warn", 1.0, 0.0, "One is missing.", "Add it.")]})
-    print_summary([examined.path], as_json=True)
+    print_summary(load_series([examined.path]), as_json=True)
     rows = json.loads(capsys.readouterr().out)
     assert {row["defense"]: row["trust"] for row in rows} == {"none": {PROVENANCE: "warn"}, "bit_depth(bits=5)": None}

@@ -6,6 +6,7 @@ import math
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from robustvideo.evaluation.metrics import AttackSummary
     from robustvideo.evaluation.run import Run
     from robustvideo.evaluation.suite import Suite
+    from robustvideo.report.series import Series
 
 
 class Engine(StrEnum):
@@ -96,6 +98,7 @@ def evaluate(
     from robustvideo.evaluation.evaluation import evaluate_suite
     from robustvideo.evaluation.suite import default_suite, load_suite, make_suite
     from robustvideo.report import build_report
+    from robustvideo.report.series import load_series
     from robustvideo.spec import parse_value
     from robustvideo.storage import is_local, place
 
@@ -143,8 +146,9 @@ def evaluate(
         return
     tell_of_unusable([run.path for run in runs])
     page = build_report([run.path for run in runs], folder / "report.html")
-    print_summary([run.path for run in runs], as_json=as_json)
-    warn_of_doubts([run.path for run in runs])
+    series = load_series([run.path for run in runs])
+    print_summary(series, as_json=as_json)
+    warn_of_doubts(series)
     if not as_json:
         print_trust([run.path for run in runs])
         print(f"\nReport: {page}")
@@ -189,7 +193,7 @@ def _default_name(path: Path | None, suite: Suite) -> str:
     return slug(f"{'-'.join(suite.models)} {suite.data} {suite.attacks} {suite.defenses} {eps} {suite.seed}")
 
 
-def print_summary(runs: list[Path], *, as_json: bool) -> None:
+def print_summary(series: Sequence[Series], *, as_json: bool) -> None:
     """Print robust accuracy per attack and budget, a table per model.
 
     As JSON, every row has the grades of the trust checks, and what weakens its number (`report.findings.cautions`).
@@ -204,16 +208,14 @@ def print_summary(runs: list[Path], *, as_json: bool) -> None:
 
     from robustvideo.evaluation.trust import load_checks
     from robustvideo.report.findings import cautions, of_comparison
-    from robustvideo.report.series import load_series
     from robustvideo.report.wording import bounds, percent
     from robustvideo.spec import format_value
 
-    series = load_series(runs)
     summaries = [(one.run, row) for one in series for row in one.summaries]
     if as_json:
         graded = {
             (path, defense): {check.name: check.grade for check in checks}
-            for path in runs
+            for path in dict.fromkeys(one.run.path for one in series)
             for defense, checks in load_checks(path).items()
         }
         compared = list(of_comparison(series))
@@ -251,12 +253,11 @@ def print_summary(runs: list[Path], *, as_json: bool) -> None:
         console.print(table)
 
 
-def warn_of_doubts(runs: list[Path]) -> None:
+def warn_of_doubts(series: Sequence[Series]) -> None:
     """Say on stderr what puts the numbers themselves in doubt: the serious cautions of the report."""
     from robustvideo.report.findings import cautions
-    from robustvideo.report.series import load_series
 
-    for caution in cautions(load_series(runs)):
+    for caution in cautions(series):
         if caution.serious:
             said = " ".join(part for part in (f"{caution.title}.", caution.text, *caution.details) if part)
             print(f"Warning: {said}", file=sys.stderr)

@@ -186,7 +186,7 @@ def _attack(given: object) -> Attack:
 
 def _defense(given: object) -> Purifier | None:
     if isinstance(given, str):
-        return None if given.strip() == "none" else load_defense(given)
+        return None if given.strip() == NO_DEFENSE else load_defense(given)
     if given is not None and not isinstance(given, Purifier):
         raise InputError(f"{type(given).__name__} is no defence: give a spec, or what rv.load_defense(spec) returns.")
     return given
