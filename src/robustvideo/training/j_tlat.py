@@ -48,7 +48,7 @@ class JTLAT(Method):
         guide: adversary that finds weak experts in step 2.
         experts: adversary of step 2, `TLAE` or `PGDE`; which experts it attacks is set here. Of these three counts
             where the climb ends (``keep=last``): the best point by the whole model's margin, on which a router or an
-            expert that was not chosen may have no influence, was a random start for every fifth clip.
+            expert that was not chosen may have no influence, can be the random start.
         whole: adversary of step 3. All have Linf, eps 8/255 (the paper's), and 5 steps (our decision).
         weak: how many experts a clip trains in step 2, at most. Default 2, the paper's.
         regulariser: the ratio's place in all steps, see `robustvideo.training.regularisers`.

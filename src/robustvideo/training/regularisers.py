@@ -147,7 +147,7 @@ class Noise(Regulariser):
 
     The paper calls it NR and cites Tramèr et al. (2018), who add no such term: u is the random first step of their
     attack, the reading that we decided on. Both sides pass the network together: under batch statistics the clean
-    clips of another pass would differ by their company, by a hundred times what the noise changes.
+    clips of another pass would differ by their company, far more than by the noise.
 
     Attributes:
         eps: size of the noise. Default 8/255.
